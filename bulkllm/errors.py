@@ -1,0 +1,90 @@
+"""Every exception that bulkllm raises on its own account.
+
+    BulkLLMError
+    ├── ConfigError             a setting, an argument or a configuration file is wrong
+    ├── IncompatibleLiteLLM     the installed LiteLLM cannot be used, or cannot do what was asked
+    ├── LimitError
+    │   ├── ImpossibleRequest   larger than a configured limit's whole quota: it could never run
+    │   └── LimitTimeout        quota did not come free within the time given
+    ├── BudgetExceeded          the call would break the budget, and was not made
+    ├── CacheError              the cache cannot be used as asked
+    ├── RequestFileError        a request file is malformed: file, line, column, what was expected
+    └── RunLocked               another run is writing to the same results file
+
+A provider's own errors are LiteLLM's exceptions and are raised as they are. No text in here ever holds a key,
+a prompt or a completion.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class BulkLLMError(Exception):
+    """The root of the tree: catch it to catch all that bulkllm itself raises."""
+
+
+class ConfigError(BulkLLMError, ValueError):
+    """A setting, an argument or a configuration file is wrong; the text names it and the cure."""
+
+
+class IncompatibleLiteLLM(BulkLLMError):
+    """The installed LiteLLM cannot be imported, or lacks what was asked for."""
+
+
+class LimitError(BulkLLMError):
+    """The rate limiter cannot let a request through."""
+
+
+class ImpossibleRequest(LimitError, ValueError):
+    """The request needs more than a configured limit's whole quota: no wait would ever be long enough."""
+
+
+class LimitTimeout(LimitError, TimeoutError):
+    """Quota did not come free within the time given. Nothing was sent, nothing is held."""
+
+
+class BudgetExceeded(BulkLLMError):
+    """The call would have broken the budget. It was not made and costs nothing."""
+
+
+class CacheError(BulkLLMError):
+    """The cache cannot be used as asked (a cache that merely broke is set aside with a warning instead)."""
+
+
+class RequestFileError(BulkLLMError, ValueError):
+    """A request file is malformed.
+
+    Attributes:
+        path: the file, or None where the rows came from an iterable.
+        line: 1-based line (or row) number, or None.
+        column: 1-based column, or None.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        path: str | Path | None = None,
+        line: int | None = None,
+        column: int | None = None,
+    ) -> None:
+        self.problem = problem
+        self.path = None if path is None else Path(path)
+        self.line = line
+        self.column = column
+        place = ":".join(str(part) for part in (path or "requests", line, column) if part is not None)
+        super().__init__(f"{place}: {problem}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_request_file_error, (self.problem, self.path, self.line, self.column)
+
+
+class RunLocked(BulkLLMError):
+    """Another run is writing to the same results file."""
+
+
+def _rebuild_request_file_error(
+    problem: str, path: Path | None, line: int | None, column: int | None
+) -> RequestFileError:
+    return RequestFileError(problem, path=path, line=line, column=column)

@@ -1,0 +1,413 @@
+"""The limiter's arithmetic: who may go, who waits, and when the next one may.
+
+Only pure state may live here: no lock, no clock (``now`` comes in, in seconds), no thread, no event loop. A shell
+(:mod:`.limiter`) holds the lock and wakes those who wait; a simulation can drive the same core on a virtual clock.
+
+Terms. A *pool* is the state of one limit. A *ticket* is one request's claim on all pools that match its model.
+Tickets for the same set of pools stand in one *lane*, first come, first served. Lanes that share pools, directly or
+through others, form a *group*; nothing in one group ever touches another.
+
+The order. In each pool nobody overtakes a ticket which that pool holds up; a ticket that is held up only elsewhere
+does not idle this pool. A ticket which no single pool has held up all the time would be losing its turn again and
+again, now to the one queue, now to the other: from then on nobody overtakes it anywhere.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from ..errors import ImpossibleRequest
+from .bucket import Grain, Meter, SlidingWindow, TokenBucket
+from .spec import REQUESTS, RateLimit
+
+Amounts = tuple[float, float, float, float]
+"""What a request takes of each dimension: requests, tokens in all, input tokens, output tokens."""
+
+# A ticket's life.
+NEW: Final = 0
+WAITING: Final = 1
+GRANTED: Final = 2
+SETTLED: Final = 3
+
+# One level of priority counts as having arrived this many seconds earlier: it goes before whoever came in the
+# meantime and after whoever has waited longer than that, so that no level starves another.
+PRIORITY_SECONDS: Final = 60.0
+
+# Whoever waited and is granted late (a thread wakes some 0.1 ms after its time, a busy machine later) is booked at
+# the moment it was due, at most this many seconds ago: otherwise a bucket with a small burst loses that time each
+# time. So a bucket gives at most this much of its rate above its capacity, and only to those who waited.
+LATENESS: Final = 0.05
+
+
+class Waiter(Protocol):
+    """Whoever stands behind a ticket that waits; called without any lock held."""
+
+    def is_away(self) -> bool:
+        """Whether it could not go on now if it were woken (its event loop stands still)."""
+
+    def wake(self) -> bool:
+        """Tell it that its ticket was granted. False if it will never hear of it (its event loop is closed)."""
+
+
+class Pool:
+    """The state of one limit."""
+
+    __slots__ = ("in_flight", "max_in_flight", "meters", "spec", "windows")
+
+    def __init__(self, spec: RateLimit) -> None:
+        self.spec = spec
+        self.in_flight = 0
+        self.max_in_flight = math.inf if spec.max_in_flight is None else spec.max_in_flight
+        self.meters = _meters(spec)
+        self.windows = tuple(meter for meter in self.meters if isinstance(meter, SlidingWindow))
+
+    def ready_at(self, amounts: Amounts, now: float) -> float:
+        """When this pool could let the amounts in: ``now`` or earlier is at once, infinity hangs on an event."""
+        if self.in_flight >= self.max_in_flight:
+            return math.inf
+        ready = -math.inf
+        for meter in self.meters:
+            at = meter.ready_at(amounts[meter.dimension], now)
+            if at > ready:
+                ready = at
+        return ready
+
+
+def _meters(spec: RateLimit) -> tuple[Meter, ...]:
+    meters: list[Meter] = []
+    for name, dimension, amount, period in spec.quotas:
+        if spec.window == "sliding":
+            meters.append(SlidingWindow(name, dimension, amount, period))
+            if dimension == REQUESTS and spec.burst is not None and spec.burst < amount:
+                meters.append(TokenBucket(f"{name} burst", dimension, amount, period, capacity=spec.burst))
+        else:
+            capacity = min(amount, spec.burst) if dimension == REQUESTS and spec.burst is not None else amount
+            meters.append(TokenBucket(name, dimension, amount, period, capacity=capacity))
+    return tuple(meters)
+
+
+class Ticket:
+    """One request's claim. Belongs to the core: nobody else changes it."""
+
+    __slots__ = ("amounts", "grains", "held_throughout", "lane", "order", "since", "state", "strict", "waiter")
+
+    def __init__(self, lane: Lane, amounts: Amounts) -> None:
+        self.lane = lane
+        self.amounts = amounts
+        self.waiter: Waiter | None = None
+        self.state = NEW
+        self.since = 0.0
+        self.order: tuple[float, int] = (0.0, 0)
+        self.grains: list[Grain] | None = None
+        self.held_throughout: frozenset[Pool] | None = None
+        self.strict = False
+
+
+class Lane:
+    """The queue of those who need the same set of pools."""
+
+    __slots__ = ("group", "pools", "queue", "waiting", "windows")
+
+    def __init__(self, pools: tuple[Pool, ...]) -> None:
+        self.pools = pools
+        self.windows = tuple(window for pool in pools for window in pool.windows)
+        self.queue: list[tuple[tuple[float, int], Ticket]] = []
+        self.waiting = 0
+        self.group: Group
+
+    def head(self) -> Ticket | None:
+        """The first that still waits. Those who left are dropped here."""
+        queue = self.queue
+        while queue:
+            ticket = queue[0][1]
+            if ticket.state == WAITING:
+                return ticket
+            heapq.heappop(queue)
+        return None
+
+    def ready_at(self, amounts: Amounts, now: float) -> float:
+        """When all pools of the lane could let the amounts in."""
+        return max((pool.ready_at(amounts, now) for pool in self.pools), default=-math.inf)
+
+
+class Group:
+    """Lanes that are connected through shared pools."""
+
+    __slots__ = ("alarm", "lanes", "waiting")
+
+    def __init__(self) -> None:
+        self.lanes: list[Lane] = []
+        self.waiting = 0
+        self.alarm = math.inf
+
+
+class Core:
+    """All pools and queues. Not thread-safe: one caller at a time."""
+
+    def __init__(self, limits: Iterable[RateLimit]) -> None:
+        self.pools = tuple(Pool(spec) for spec in limits)
+        self.granted: list[Ticket] = []
+        self.waiting = 0
+        self._lanes: dict[tuple[Pool, ...], Lane] = {}
+        self._by_model: dict[str, Lane] = {}
+        self._alarms: list[tuple[float, int, Group]] = []
+        self._serial = 0
+
+    def lane(self, model: str) -> Lane:
+        """The lane of a model's requests."""
+        lane = self._by_model.get(model)
+        if lane is None:
+            pools = tuple(pool for pool in self.pools if pool.spec.matches(model))
+            lane = self._lanes.get(pools)
+            if lane is None:
+                lane = self._lanes[pools] = Lane(pools)
+                self._connect(lane)
+            self._by_model[model] = lane
+        return lane
+
+    def request(self, ticket: Ticket, now: float, *, priority: float = 0, front: bool = False) -> bool:
+        """Grant a ticket, or let it stand in line.
+
+        Returns:
+            Whether it was granted at once.
+
+        Raises:
+            ImpossibleRequest: it needs more than a limit's whole quota.
+        """
+        self._check_possible(ticket)
+        lane = ticket.lane
+        if not lane.group.waiting and lane.ready_at(ticket.amounts, now) <= now:
+            self._grant(ticket, now)
+            return True
+        self._serial += 1
+        key = -math.inf if front else now - priority * PRIORITY_SECONDS
+        ticket.order = (key, self._serial)
+        self._enqueue(ticket, now)
+        return ticket.state == GRANTED
+
+    def try_request(self, ticket: Ticket, now: float) -> bool:
+        """Grant a ticket if that overtakes nobody; otherwise forget it."""
+        self._check_possible(ticket)
+        lane = ticket.lane
+        if lane.ready_at(ticket.amounts, now) > now or any(
+            not set(lane.pools).isdisjoint(other.pools) for other in lane.group.lanes if other.waiting
+        ):
+            return False
+        self._grant(ticket, now)
+        return True
+
+    def stamp(self, ticket: Ticket, now: float) -> None:
+        """The request goes out now: this is when a sliding window begins to count it. The latest stamp holds."""
+        windows = ticket.lane.windows
+        if ticket.state == GRANTED and windows:
+            amounts = ticket.amounts
+            for window, grain in zip(windows, ticket.grains or (), strict=False):
+                window.unsend(amounts[window.dimension], grain, now)
+            ticket.grains = [window.send(amounts[window.dimension], now) for window in windows]
+            if ticket.lane.group.waiting:  # what was pending has an end now
+                self._advance(ticket.lane.group, now)
+
+    def settle(self, ticket: Ticket, now: float, actual: Amounts | None) -> None:
+        """The request is over, or given up while it waited.
+
+        Args:
+            ticket: settling it twice changes nothing.
+            now: seconds.
+            actual: what it took in the end; None gives back all of it.
+        """
+        if ticket.state == GRANTED:
+            ticket.state = SETTLED
+            self._give_back(ticket, now, actual)
+        elif ticket.state == WAITING:
+            ticket.state = SETTLED
+            self._leave(ticket)
+        else:
+            ticket.state = SETTLED
+            return
+        if ticket.lane.group.waiting:
+            self._advance(ticket.lane.group, now)
+
+    def pass_over(self, ticket: Ticket, now: float) -> None:
+        """A granted ticket cannot be used by its owner now: undo the grant, so that the next may go."""
+        if ticket.state == GRANTED:
+            self._give_back(ticket, now, None)
+            ticket.state = NEW
+            if ticket.lane.group.waiting:
+                self._advance(ticket.lane.group, now)
+
+    def resume(self, ticket: Ticket, now: float) -> None:
+        """Whoever was passed over is back, and takes its old place in line."""
+        if ticket.state == NEW:
+            self._enqueue(ticket, now)
+
+    def due(self, now: float) -> None:
+        """Grant all that has come free by the passing of time."""
+        alarms = self._alarms
+        while alarms and alarms[0][0] <= now:
+            at, _, group = heapq.heappop(alarms)
+            if group.alarm == at:
+                group.alarm = math.inf
+                self._advance(group, now)
+
+    def next_alarm(self) -> float:
+        """The earliest moment at which :meth:`due` may have something to do; infinity if there is none."""
+        return self._alarms[0][0] if self._alarms else math.inf
+
+    def waiting_for(self, pool: Pool) -> int:
+        """How many stand in line for a pool, alone or among others."""
+        return sum(lane.waiting for lane in self._lanes.values() if pool in lane.pools)
+
+    def forget_waiters(self) -> None:
+        """Nobody who waits is there any more (this is a forked child): never grant to them."""
+        for lane in self._lanes.values():
+            lane.queue.clear()
+            lane.waiting = lane.group.waiting = 0
+        self._alarms.clear()
+        self.granted.clear()
+        self.waiting = 0
+
+    # -- the queues ------------------------------------------------------------------------------------------
+
+    def _enqueue(self, ticket: Ticket, now: float) -> None:
+        lane = ticket.lane
+        ticket.state = WAITING
+        ticket.since = now
+        heapq.heappush(lane.queue, (ticket.order, ticket))
+        lane.waiting += 1
+        lane.group.waiting += 1
+        self.waiting += 1
+        if lane.queue[0][1] is ticket or lane.head() is ticket:
+            self._advance(lane.group, now)
+
+    def _leave(self, ticket: Ticket) -> None:
+        lane = ticket.lane
+        lane.waiting -= 1
+        lane.group.waiting -= 1
+        self.waiting -= 1
+        if len(lane.queue) > 2 * lane.waiting + 16:  # mostly people who left: sweep
+            lane.queue = [entry for entry in lane.queue if entry[1].state == WAITING]
+            heapq.heapify(lane.queue)
+
+    def _advance(self, group: Group, now: float) -> None:
+        """Grant, in order, all that may go; and set the group's alarm for the next."""
+        heads = [(head.order, lane) for lane in group.lanes if lane.waiting and (head := lane.head())]
+        heapq.heapify(heads)
+        held: set[Pool] = set()
+        alarm = math.inf
+        while heads:
+            lane = heads[0][1]
+            ticket = lane.head()
+            assert ticket is not None  # noqa: S101 - only lanes with somebody waiting are in here
+            as_of = max(ticket.since, now - LATENESS)
+            ready = self._hold_up(ticket, held, now, as_of)
+            if ready <= now:
+                heapq.heappop(lane.queue)
+                self._leave(ticket)
+                self._grant(ticket, max(ready, as_of))
+                self.granted.append(ticket)
+                head = lane.head()
+                if head is None:
+                    heapq.heappop(heads)
+                else:
+                    heapq.heapreplace(heads, (head.order, lane))
+            else:
+                alarm = min(alarm, ready)
+                heapq.heappop(heads)
+        if alarm < group.alarm:
+            group.alarm = alarm
+            self._serial += 1
+            heapq.heappush(self._alarms, (alarm, self._serial, group))
+
+    def _hold_up(self, ticket: Ticket, held: set[Pool], now: float, as_of: float) -> float:
+        """When a head could go; if not now, add the pools that hold it up to those which nobody may overtake it in.
+
+        Infinity where it stands behind others: then their going is the event to wait for.
+        """
+        ready = -math.inf
+        behind = False
+        holding: list[Pool] = []
+        for pool in ticket.lane.pools:
+            at = pool.ready_at(ticket.amounts, as_of)
+            if at > ready:
+                ready = at
+            if pool in held:
+                behind = True
+                holding.append(pool)
+            elif at > now:
+                holding.append(pool)
+        if not holding:
+            return ready
+        if not ticket.strict:
+            before = ticket.held_throughout
+            ticket.held_throughout = frozenset(holding) if before is None else before.intersection(holding)
+            ticket.strict = not ticket.held_throughout
+        held.update(ticket.lane.pools if ticket.strict else holding)
+        return math.inf if behind else ready
+
+    # -- the pools -------------------------------------------------------------------------------------------
+
+    def _grant(self, ticket: Ticket, now: float) -> None:
+        ticket.state = GRANTED
+        amounts = ticket.amounts
+        for pool in ticket.lane.pools:
+            pool.in_flight += 1
+            for meter in pool.meters:
+                meter.take(amounts[meter.dimension], now)
+
+    def _give_back(self, ticket: Ticket, now: float, actual: Amounts | None) -> None:
+        lane = ticket.lane
+        if lane.windows and ticket.grains is None and actual is not None:
+            amounts = ticket.amounts  # nobody told when it was sent: no later than now
+            ticket.grains = [window.send(amounts[window.dimension], now) for window in lane.windows]
+        grains = iter(ticket.grains or ())
+        for pool in lane.pools:
+            pool.in_flight -= 1
+            for meter in pool.meters:
+                taken = ticket.amounts[meter.dimension]
+                surplus = taken if actual is None else taken - actual[meter.dimension]
+                if isinstance(meter, TokenBucket):
+                    if surplus:
+                        meter.give(surplus, now)
+                elif ticket.grains is None:
+                    meter.give_pending(taken)
+                else:
+                    grain = next(grains)
+                    if surplus:
+                        meter.give(surplus, grain, now)
+        ticket.grains = None
+
+    def _check_possible(self, ticket: Ticket) -> None:
+        amounts = ticket.amounts
+        for pool in ticket.lane.pools:
+            for meter in pool.meters:
+                if amounts[meter.dimension] > meter.quota and meter.dimension != REQUESTS:
+                    raise ImpossibleRequest(
+                        f"the request needs {amounts[meter.dimension]:g} of {meter.name}, but limit "
+                        f"{pool.spec.name!r} gives {meter.quota:g} in all; make the request smaller (its input or its "
+                        f"max_tokens) or raise the limit"
+                    )
+
+    # -- the groups ------------------------------------------------------------------------------------------
+
+    def _connect(self, lane: Lane) -> None:
+        """Put a new lane into the group of those it shares pools with, uniting groups that it connects."""
+        pools = set(lane.pools)
+        united: list[Group] = []
+        for other in self._lanes.values():
+            if other is not lane and not pools.isdisjoint(other.pools) and other.group not in united:
+                united.append(other.group)
+        group = united[0] if united else Group()
+        for absorbed in united[1:]:
+            for other in absorbed.lanes:
+                other.group = group
+            group.lanes += absorbed.lanes
+            group.waiting += absorbed.waiting
+            if absorbed.alarm < group.alarm:
+                group.alarm = absorbed.alarm
+                self._serial += 1
+                heapq.heappush(self._alarms, (group.alarm, self._serial, group))
+        lane.group = group
+        group.lanes.append(lane)
