@@ -1,3 +1,122 @@
-"""Bulk LLM calls through LiteLLM."""
+"""Bulk LLM calls through LiteLLM: rate-limited, counted to the token and the cent, never paid for twice.
+
+``import bulkllm`` is light: each name below is imported when it is first used, and LiteLLM with the first call.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import errors, models
+    from .accounting import Price, Usage, UsageRecord, UsageTracker
+    from .bulk import ResultRow, RunResult
+    from .calls import RetryPolicy, record_of
+    from .client import (
+        Client,
+        acompletion,
+        aembedding,
+        aresponses,
+        arun,
+        completion,
+        configure,
+        embedding,
+        responses,
+        run,
+        stream,
+        usage,
+    )
+    from .errors import (
+        BudgetExceeded,
+        BulkLLMError,
+        CacheError,
+        ConfigError,
+        ImpossibleRequest,
+        IncompatibleLiteLLM,
+        LimitError,
+        LimitTimeout,
+        RequestFileError,
+        RunLocked,
+    )
+    from .limits import LimitStatus, RateLimit, RateLimiter, Reservation
+    from .models import LLMConfig, ModelInfo
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BudgetExceeded",
+    "BulkLLMError",
+    "CacheError",
+    "Client",
+    "ConfigError",
+    "ImpossibleRequest",
+    "IncompatibleLiteLLM",
+    "LLMConfig",
+    "LimitError",
+    "LimitStatus",
+    "LimitTimeout",
+    "ModelInfo",
+    "Price",
+    "RateLimit",
+    "RateLimiter",
+    "RequestFileError",
+    "Reservation",
+    "ResultRow",
+    "RetryPolicy",
+    "RunLocked",
+    "RunResult",
+    "Usage",
+    "UsageRecord",
+    "UsageTracker",
+    "acompletion",
+    "aembedding",
+    "aresponses",
+    "arun",
+    "completion",
+    "configure",
+    "embedding",
+    "errors",
+    "models",
+    "record_of",
+    "responses",
+    "run",
+    "stream",
+    "usage",
+]
+
+_HOMES = {
+    "accounting": ("Price", "Usage", "UsageRecord", "UsageTracker"),
+    "bulk": ("ResultRow", "RunResult"),
+    "calls": ("RetryPolicy", "record_of"),
+    "client": (
+        "Client", "acompletion", "aembedding", "aresponses", "arun", "completion", "configure", "embedding", "responses",
+        "run", "stream", "usage",
+    ),
+    "errors": (
+        "BudgetExceeded", "BulkLLMError", "CacheError", "ConfigError", "ImpossibleRequest", "IncompatibleLiteLLM",
+        "LimitError", "LimitTimeout", "RequestFileError", "RunLocked",
+    ),
+    "limits": ("LimitStatus", "RateLimit", "RateLimiter", "Reservation"),
+    "models": ("LLMConfig", "ModelInfo"),
+}  # fmt: skip
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+# A library's manners: whoever sets logging up decides what is seen.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        if name in {"errors", "models"}:
+            return importlib.import_module(f".{name}", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *globals()})

@@ -109,11 +109,12 @@ class Ticket:
 class Lane:
     """The queue of those who need the same set of pools."""
 
-    __slots__ = ("group", "pools", "queue", "waiting", "windows")
+    __slots__ = ("counts_tokens", "group", "pools", "queue", "waiting", "windows")
 
     def __init__(self, pools: tuple[Pool, ...]) -> None:
         self.pools = pools
         self.windows = tuple(window for pool in pools for window in pool.windows)
+        self.counts_tokens = any(meter.dimension != REQUESTS for pool in pools for meter in pool.meters)
         self.queue: list[tuple[tuple[float, int], Ticket]] = []
         self.waiting = 0
         self.group: Group
@@ -155,6 +156,10 @@ class Core:
         self._by_model: dict[str, Lane] = {}
         self._alarms: list[tuple[float, int, Group]] = []
         self._serial = 0
+
+    def known_lane(self, model: str) -> Lane | None:
+        """The lane of a model's requests, if it was asked for before. One look-up, safe without the lock."""
+        return self._by_model.get(model)
 
     def lane(self, model: str) -> Lane:
         """The lane of a model's requests."""

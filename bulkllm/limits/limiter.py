@@ -20,7 +20,7 @@ from typing import Final, Self, cast
 
 from ..errors import ConfigError, LimitTimeout
 from .alarm import Alarm
-from .core import GRANTED, Amounts, Core, Ticket, Waiter
+from .core import GRANTED, Amounts, Core, Lane, Ticket, Waiter
 from .spec import RateLimit
 from .status import LimitStatus, PoolStatus, QuotaStatus
 
@@ -135,6 +135,22 @@ class RateLimiter:
             )
         self._after()
         return LimitStatus(model, states, waiting, max((state.in_flight for state in states), default=0))
+
+    def holds(self, model: str) -> bool:
+        """Whether any limit holds for a model. Cheap."""
+        return bool(self._lane(model).pools)
+
+    def counts_tokens(self, model: str) -> bool:
+        """Whether any limit of a model counts tokens, so that an estimate is worth making. Cheap."""
+        return self._lane(model).counts_tokens
+
+    def _lane(self, model: str) -> Lane:
+        lane = self._core.known_lane(model)
+        if lane is None:
+            with self._lock:
+                lane = self._core.lane(model)
+            self._after()
+        return lane
 
     def __repr__(self) -> str:
         return f"RateLimiter([{', '.join(repr(limit) for limit in self.limits)}])"

@@ -1,0 +1,48 @@
+"""The two drivers that obey a flow: one in a thread, one in a task. Nothing else may live here."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+from .effects import Effect
+
+Result = TypeVar("Result")
+
+Flow = Generator[Effect, Any, Result]
+
+
+def drive(flow: Flow[Result]) -> Result:
+    """Obey a flow in this thread, blocking."""
+    try:
+        effect = next(flow)
+        while True:
+            try:
+                value = effect.perform()
+            except BaseException as error:  # noqa: BLE001 - the flow decides what each error means
+                thrown = error
+            else:
+                effect = flow.send(value)
+                continue
+            effect = flow.throw(thrown)
+    except StopIteration as done:
+        result: Result = done.value
+        return result
+
+
+async def adrive(flow: Flow[Result]) -> Result:
+    """Obey a flow in this task."""
+    try:
+        effect = next(flow)
+        while True:
+            try:
+                value = await effect.aperform()
+            except BaseException as error:  # noqa: BLE001 - the flow decides what each error means
+                thrown = error
+            else:
+                effect = flow.send(value)
+                continue
+            effect = flow.throw(thrown)
+    except StopIteration as done:
+        result: Result = done.value
+        return result

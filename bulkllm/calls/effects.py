@@ -1,0 +1,98 @@
+"""What a flow may ask of the world, and how a thread and a task do it.
+
+A flow yields one of these and is sent the result, or has the exception thrown into it. This is the only place where
+the synchronous and the asynchronous world differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..limits import Reservation
+from .call import Call
+from .lane import Lane
+from .wallclock import OutOfTimeError, run_within
+
+
+class Effect(Protocol):
+    """Something to be done for a flow."""
+
+    def perform(self) -> Any:
+        """Do it, blocking."""
+
+    async def aperform(self) -> Any:
+        """Do it in a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Have the lane import what it needs."""
+
+    lane: Lane
+
+    def perform(self) -> None:
+        self.lane.load()
+
+    async def aperform(self) -> None:
+        self.lane.load()  # two seconds, once; in a thread it would hold the interpreter just as long
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Wait until the limits let the call go."""
+
+    reservation: Reservation
+
+    def perform(self) -> None:
+        self.reservation.acquire()
+
+    async def aperform(self) -> None:
+        await self.reservation.aacquire()
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Make one attempt, within so many seconds of wall clock."""
+
+    lane: Lane
+    call: Call
+    seconds: float | None
+
+    def perform(self) -> Any:
+        try:
+            return run_within(self.seconds, lambda: self.lane.send(self.call), discard=_close_quietly)
+        except OutOfTimeError:
+            raise self.lane.timed_out(self.call) from None
+
+    async def aperform(self) -> Any:
+        scope = asyncio.timeout(self.seconds)
+        try:
+            async with scope:
+                return await self.lane.asend(self.call)
+        except TimeoutError:
+            if scope.expired():
+                raise self.lane.timed_out(self.call) from None
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait before the next attempt."""
+
+    seconds: float
+
+    def perform(self) -> None:
+        time.sleep(self.seconds)
+
+    async def aperform(self) -> None:
+        await asyncio.sleep(self.seconds)
+
+
+def _close_quietly(response: Any) -> None:
+    """A response that came after its caller had gone: a stream holds a connection."""
+    close = getattr(getattr(response, "completion_stream", None), "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,184 @@
+"""What a provider's error means: read from LiteLLM's exceptions, by class, status and the provider's own error code.
+
+Pure, and without LiteLLM: classes are told by their names along the inheritance, which LiteLLM has kept stable, so
+that another lane may raise errors of its own with the same names. Never decided by a substring of a message.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from ..limits.headers import duration, retry_after
+
+Kind = Literal["rate_limit", "quota", "capacity", "server", "timeout", "connection", "auth", "not_found", "request"]
+
+# Error codes (or types) with which a provider says that waiting will not help: money or a fixed quota is used up.
+# Sources: the providers' error references, June to October 2026.
+_FINAL_CODES: Final = frozenset(
+    {"insufficient_quota", "billing_hard_limit_reached", "credit_balance_exhausted", "enforced_spend_limit_reached"}
+)
+_FINAL_PARTS: Final = ("spend_limit", "PerDay")
+
+# 402 is final, but for this one: money that is reserved by calls in flight comes back.
+_PASSING_402: Final = "in_flight_budget_exhausted"
+
+_CAPACITY_STATUS: Final = frozenset({503, 529})
+_TOO_MANY: Final = 429
+_PAYMENT: Final = 402
+_SERVER: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed attempt.
+
+    Attributes:
+        kind: ``rate_limit`` (refused for now), ``quota`` (refused until money or a day comes), ``capacity`` (the
+            provider is overloaded), ``server`` (it broke), ``timeout``, ``connection``, ``auth``, ``not_found``,
+            ``request`` (nothing that trying again would mend).
+        status: the provider's HTTP status, where there was an answer.
+        retry_after: seconds that the provider asks to wait, if it does.
+        code: the provider's own code for the error, if it gives one.
+    """
+
+    kind: Kind
+    status: int | None = None
+    retry_after: float | None = None
+    code: str | None = None
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.kind in {"rate_limit", "capacity", "server", "timeout", "connection"}
+
+    @property
+    def refused(self) -> bool:
+        """Whether the provider turned the request away without working on it."""
+        return self.kind in {"rate_limit", "quota", "auth", "not_found", "request"}
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What an exception of a lane means."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    chain = list(_chain(error))
+    status = _status(chain)
+    payload = _payload(chain)
+    code = _code(payload)
+    kind = _kind(names, status, code, payload)
+    if any(isinstance(link, ImportError) for link in chain):
+        kind = "request"  # LiteLLM dresses a missing package up as a connection error; it will be missing next time too
+    return Failure(kind, status, _wait(chain, payload), code)
+
+
+def _kind(names: set[str], status: int | None, code: str | None, payload: Mapping[str, Any]) -> Kind:
+    if "AuthenticationError" in names or "PermissionDeniedError" in names:
+        return "auth"
+    if "NotFoundError" in names:
+        return "not_found"
+    if status == _PAYMENT:
+        passing = code == _PASSING_402 or payload.get("message") == _PASSING_402
+        return "rate_limit" if passing else "quota"
+    if "RateLimitError" in names or status == _TOO_MANY:
+        return "quota" if _is_final(code, payload) else "rate_limit"
+    if "Timeout" in names or "APITimeoutError" in names:
+        return "timeout"
+    if status in _CAPACITY_STATUS or "ServiceUnavailableError" in names:
+        return "capacity"
+    if "APIConnectionError" in names:
+        return "connection"
+    if status is not None and status >= _SERVER and names & {
+        "APIError", "InternalServerError", "BadGatewayError", "APIStatusError",
+    }:  # fmt: skip
+        return "server"
+    return "request"
+
+
+def _is_final(code: str | None, payload: Mapping[str, Any]) -> bool:
+    named = {code, payload.get("type"), payload.get("code")}
+    named.update(
+        violation.get("quotaId")
+        for detail in _dicts(payload.get("details"))
+        for violation in _dicts(detail.get("violations"))
+    )
+    texts = [name for name in named if isinstance(name, str)]
+    return any(text in _FINAL_CODES or any(part in text for part in _FINAL_PARTS) for text in texts)
+
+
+def _wait(chain: list[BaseException], payload: Mapping[str, Any]) -> float | None:
+    for link in chain:
+        for headers in (getattr(link, "litellm_response_headers", None), getattr(link, "headers", None),
+                        getattr(getattr(link, "response", None), "headers", None)):  # fmt: skip
+            if headers:
+                seconds = retry_after(_lower(headers), time.time())
+                if seconds is not None:
+                    return seconds
+    for detail in _dicts(payload.get("details")):
+        delay = detail.get("retryDelay")
+        if isinstance(delay, str):
+            return duration(delay)
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was made from, outermost first."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        original = getattr(link, "original_exception", None)
+        link = original if isinstance(original, BaseException) else link.__cause__ or link.__context__
+
+
+def _status(chain: list[BaseException]) -> int | None:
+    """The provider's own status: LiteLLM's class may have mapped it (a 529 becomes an InternalServerError of 500)."""
+    statuses = [status for link in chain if isinstance(status := getattr(link, "status_code", None), int)]
+    return statuses[-1] if statuses else None
+
+
+def _payload(chain: list[BaseException]) -> Mapping[str, Any]:
+    """The provider's error object, from whichever link kept the body."""
+    for link in reversed(chain):
+        for body in (getattr(link, "body", None), getattr(link, "message", None)):
+            found = _error_object(body)
+            if found:
+                return found
+    return {}
+
+
+def _error_object(body: object) -> Mapping[str, Any]:
+    if isinstance(body, str):
+        start = body.find("{")
+        if start < 0:
+            return {}
+        try:
+            body, _ = json.JSONDecoder().raw_decode(body, start)
+        except ValueError:
+            return {}
+    if not isinstance(body, Mapping):
+        return {}
+    inner = body.get("error")
+    return inner if isinstance(inner, Mapping) else body
+
+
+def _code(payload: Mapping[str, Any]) -> str | None:
+    for key in ("code", "type", "status"):
+        value = payload.get(key)
+        if isinstance(value, str):
+            return value
+    return None
+
+
+def _dicts(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def _lower(headers: Any) -> dict[str, str]:
+    try:
+        return {str(name).lower(): str(value) for name, value in dict(headers).items()}
+    except (TypeError, ValueError):
+        return {}

@@ -1,0 +1,78 @@
+"""What the flow needs of whatever carries a call to its provider.
+
+LiteLLM is one lane (:mod:`.gateway`). Another, such as direct HTTP to an OpenAI-shaped endpoint, can stand beside it
+without the flow or the client knowing which one they have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..accounting import Usage
+from .call import Call
+from .failure import Failure
+from .fold import StreamFold
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom a model's name means.
+
+    Attributes:
+        model: the canonical name, provider first.
+        provider: the provider's name; empty where it is not known.
+    """
+
+    model: str
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is to be known of a response for the books.
+
+    Attributes:
+        usage: its tokens; None where the provider told none.
+        cost: USD; None where the price is unknown.
+        cost_note: why the cost is unknown.
+        model: the model that answered, by the provider's word.
+        endpoint: the base URL that was asked, without credentials.
+        from_cache: whether LiteLLM answered from a cache of its own: then nothing was sent and nothing is owed.
+    """
+
+    usage: Usage | None
+    cost: float | None
+    cost_note: str | None = None
+    model: str | None = None
+    endpoint: str | None = None
+    from_cache: bool = False
+
+
+class Lane(Protocol):
+    """Carries calls. Its methods raise LiteLLM's exceptions, or errors with the same class names."""
+
+    def load(self) -> None:
+        """Import what carrying needs; done before quota is reserved."""
+
+    def target(self, model: str, options: Mapping[str, Any]) -> Target:
+        """Whom a model's name means. Cheap after the first time."""
+
+    def send(self, call: Call) -> Any:
+        """Make one attempt, blocking. Returns the response, or a provider's stream."""
+
+    async def asend(self, call: Call) -> Any:
+        """Make one attempt. Returns the response, or a provider's stream."""
+
+    def failure(self, error: BaseException) -> Failure:
+        """What an error that this lane raised means."""
+
+    def timed_out(self, call: Call) -> Exception:
+        """The error for an attempt that took longer than its wall-clock limit."""
+
+    def answer(self, call: Call, response: Any) -> Answer:
+        """Read a whole response."""
+
+    def streamed_answer(self, call: Call, fold: StreamFold, stream: Any) -> Answer:
+        """Read and price what a stream added up to."""

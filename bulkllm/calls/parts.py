@@ -1,0 +1,31 @@
+"""What a flow works with: one value, owned by a client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..accounting import UsageTracker
+from ..limits import RateLimiter
+from ..limits.estimate import TokenEstimator
+from .lane import Lane
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a flow works with.
+
+    Attributes:
+        lane: carries calls.
+        limiter: holds them back.
+        estimator: guesses tokens before, learns after.
+        trackers: count every call, besides the scopes that are active when it begins.
+        clock: seconds, monotonic.
+    """
+
+    lane: Lane
+    limiter: RateLimiter
+    estimator: TokenEstimator = field(default_factory=TokenEstimator)
+    trackers: tuple[UsageTracker, ...] = ()
+    clock: Callable[[], float] = time.monotonic

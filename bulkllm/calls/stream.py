@@ -1,0 +1,195 @@
+"""A streamed answer on its way to the caller: what it adds up to, and its books.
+
+The stream carries its reservation along, and settles it when it is exhausted, closed or dropped: whichever comes
+first. Settling never waits and never awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from ..accounting import Usage, UsageRecord
+from ..limits import Reservation
+from ..limits.estimate import Estimate
+from .account import Account
+from .call import Call
+from .fold import StreamFold
+from .parts import Parts
+
+
+class CallStream:
+    """LiteLLM's stream, with the same chunks, for ``for`` or ``async for`` as the call was made.
+
+    It ends as one record: :attr:`record`, None until then. Closing it, leaving its ``with`` block, breaking off and
+    dropping it each end it too; its record then says ``cancelled`` and counts what had come. Attributes that are not
+    here are those of LiteLLM's stream.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        call: Call,
+        account: Account,
+        reservation: Reservation | None,
+        estimate: Estimate,
+        source: Any,
+    ) -> None:
+        self._parts = parts
+        self._call = call
+        self._account = account
+        self._reservation = reservation
+        self._estimate = estimate
+        self._source = source
+        self._fold = StreamFold()
+        self._ends_at = None if call.timeout is None else parts.clock() + call.timeout - account.since_sent
+
+    @property
+    def record(self) -> UsageRecord | None:
+        """What the call used and cost; None while the stream is being read."""
+        return self._account.record
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_source":
+            raise AttributeError(name)
+        return getattr(self._source, name)
+
+    # -- in a thread -----------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        while True:
+            try:
+                self._check_time()
+                chunk = next(self._source)
+            except StopIteration:
+                self._finish()
+                raise
+            except BaseException as error:
+                self._break(error)
+                self._close_source()
+                raise
+            if self._take(chunk):
+                return chunk
+
+    def close(self) -> None:
+        """Stop reading: the connection is given back and the record made."""
+        self._abandon()
+        self._close_source()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- in a task -------------------------------------------------------------------------------------------
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        while True:
+            try:
+                chunk = await self._anext()
+            except StopAsyncIteration:
+                self._finish()
+                raise
+            except BaseException as error:
+                self._break(error)
+                raise
+            if self._take(chunk):
+                return chunk
+
+    async def _anext(self) -> Any:
+        left = None if self._ends_at is None else max(0.0, self._ends_at - self._parts.clock())
+        scope = asyncio.timeout(left)
+        try:
+            async with scope:
+                return await anext(self._source)
+        except TimeoutError:
+            if scope.expired():
+                raise self._parts.lane.timed_out(self._call) from None
+            raise
+
+    async def aclose(self) -> None:
+        """Stop reading: the record is made, and then the connection given back."""
+        self._abandon()
+        close = getattr(self._source, "aclose", None)
+        if close is not None:
+            await close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # -- the books -------------------------------------------------------------------------------------------
+
+    def _take(self, chunk: Any) -> bool:
+        """Book a chunk. Whether the caller is to see it."""
+        content, only_usage = self._fold.add(chunk)
+        if content:
+            self._account.first_token()
+        return not (only_usage and self._call.adds_usage_chunk)
+
+    def _finish(self) -> None:
+        if self._account.record is None:
+            fold = self._fold
+            answer = self._parts.lane.streamed_answer(self._call, fold, self._source)
+            self._settle(fold.usage)
+            self._account.close("ok", answer, estimated=None if fold.usage else self._guess())
+
+    def _break(self, error: BaseException) -> None:
+        """The provider broke off, or the reader was cancelled: counted with what had come."""
+        outcome = type(error).__name__ if isinstance(error, Exception) else "cancelled"
+        self._end_early(outcome)
+
+    def _abandon(self) -> None:
+        self._end_early("cancelled")
+
+    def _end_early(self, outcome: str) -> None:
+        if self._account.record is None:
+            usage = self._guess()
+            self._settle(usage)
+            self._account.close(outcome, estimated=usage, unknown_charge=True)
+
+    def _guess(self) -> Usage:
+        estimate = self._estimate
+        if not estimate.characters:
+            estimate = self._parts.estimator.estimate(self._call.model, self._call.options)
+        return self._fold.estimated(estimate.input_tokens)
+
+    def _settle(self, usage: Usage | None) -> None:
+        reservation, self._reservation = self._reservation, None
+        if reservation is None:
+            return
+        if usage is None:
+            reservation.release()
+        else:
+            reservation.reconcile(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+
+    def _check_time(self) -> None:
+        if self._ends_at is not None and self._parts.clock() > self._ends_at:
+            raise self._parts.lane.timed_out(self._call)
+
+    def _close_source(self) -> None:
+        """LiteLLM's synchronous stream cannot be closed; what it reads from can."""
+        for source in (self._source, getattr(self._source, "completion_stream", None)):
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
+                return
+
+    def __del__(self) -> None:
+        if "_account" in self.__dict__ and self._account.record is None:
+            self._abandon()

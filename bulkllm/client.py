@@ -1,0 +1,247 @@
+"""The client: one object that holds all state, and the module-level functions over a default one.
+
+What may live here: putting a call together from what the caller wrote, and handing it to a flow. The functions are
+LiteLLM's, with LiteLLM's arguments and responses; what is ours is taken out before LiteLLM sees the call.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from .accounting import UsageTracker
+from .calls.call import DEFAULT_TIMEOUT, Call, Operation
+from .calls.drive import adrive, drive
+from .calls.flow import call_flow
+from .calls.gateway import LiteLLMLane
+from .calls.lane import Lane
+from .calls.parts import Parts
+from .calls.retry import RetryPolicy
+from .errors import ConfigError
+from .limits import RateLimit, RateLimiter
+
+Limits = RateLimiter | RateLimit | Iterable[RateLimit]
+
+# Retrying is one layer, and ours: LiteLLM's keywords for it mean our policy here.
+_RETRY_KEYWORDS: Final = ("num_retries", "max_retries")
+_FOREIGN_RETRIES: Final = ("retry_policy", "retry_strategy")
+
+
+class Client:
+    """Makes calls: limited, tried again, counted.
+
+    A client may be used from any number of threads and event loops at once, and has nothing that must be closed.
+
+    Args:
+        limits: a :class:`RateLimiter` (which clients may share), or the limits for one of its own; None limits nothing.
+        retry: which failures are tried again, and when.
+        usage: the tracker that counts this client's calls; one of its own unless given.
+        timeout: seconds for one attempt, wall clock, streams included, unless a call says otherwise.
+        deadline: seconds for a call with all its waiting and attempts, unless a call says otherwise; None for no end.
+        lane: what carries the calls; LiteLLM unless given.
+
+    Raises:
+        ConfigError: an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        retry: RetryPolicy | None = None,
+        usage: UsageTracker | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        deadline: float | None = None,
+        lane: Lane | None = None,
+    ) -> None:
+        self.limiter = limits if isinstance(limits, RateLimiter) else RateLimiter(limits)
+        self.usage = UsageTracker("client") if usage is None else usage
+        self.retry = RetryPolicy() if retry is None else retry
+        self._timeout = _seconds("timeout", timeout)
+        self._deadline = None if deadline is None else _seconds("deadline", deadline)
+        self._parts = Parts(
+            lane=LiteLLMLane() if lane is None else lane,
+            limiter=self.limiter,
+            trackers=(self.usage, _process_usage),
+        )
+
+    # -- single calls ----------------------------------------------------------------------------------------
+
+    def completion(self, model: Any, messages: Any, **options: Any) -> Any:
+        """``litellm.completion``, limited, tried again and counted.
+
+        Args:
+            model: a LiteLLM name, or an :class:`LLMConfig`.
+            messages: as LiteLLM takes them.
+            **options: LiteLLM's. Ours are ``tags`` (a mapping of strings that the usage is counted under besides),
+                ``priority`` (see :meth:`RateLimiter.reserve`), ``deadline`` (seconds for all waiting and attempts)
+                and ``num_retries`` (attempts after the first). ``timeout`` is for one attempt, wall clock.
+
+        Returns:
+            LiteLLM's ModelResponse, or with ``stream=True`` a :class:`CallStream` over LiteLLM's chunks.
+
+        Raises:
+            LimitTimeout: the deadline was over before the limits let the call go; nothing was sent.
+            ImpossibleRequest: the call needs more than a limit's whole quota.
+            Exception: LiteLLM's own, unchanged, when the last attempt failed.
+        """
+        return drive(call_flow(self._parts, self._call("completion", model, {"messages": messages, **options})))
+
+    async def acompletion(self, model: Any, messages: Any, **options: Any) -> Any:
+        """``litellm.acompletion``; everything as in :meth:`completion`."""
+        return await adrive(call_flow(self._parts, self._call("completion", model, {"messages": messages, **options})))
+
+    def embedding(self, model: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - LiteLLM's name
+        """``litellm.embedding``; everything else as in :meth:`completion`."""
+        return drive(call_flow(self._parts, self._call("embedding", model, {"input": input, **options})))
+
+    async def aembedding(self, model: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - LiteLLM's name
+        """``litellm.aembedding``; everything else as in :meth:`completion`."""
+        return await adrive(call_flow(self._parts, self._call("embedding", model, {"input": input, **options})))
+
+    def responses(self, model: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - LiteLLM's name
+        """``litellm.responses``; everything else as in :meth:`completion`."""
+        return drive(call_flow(self._parts, self._call("responses", model, {"input": input, **options})))
+
+    async def aresponses(self, model: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - LiteLLM's name
+        """``litellm.aresponses``; everything else as in :meth:`completion`."""
+        return await adrive(call_flow(self._parts, self._call("responses", model, {"input": input, **options})))
+
+    # -- putting a call together -----------------------------------------------------------------------------
+
+    def _call(self, operation: Operation, model: Any, options: dict[str, Any]) -> Call:
+        if not isinstance(model, str):
+            model, options = _from_config(model, options)
+        tags = _tags(options.pop("tags", None))
+        priority = options.pop("priority", 0.0)
+        deadline = options.pop("deadline", self._deadline)
+        retry = self._retry(options)
+        timeout = options.get("timeout")
+        if timeout is None or isinstance(timeout, int | float | str):
+            options.pop("timeout", None)
+            timeout = self._timeout if timeout is None else _seconds("timeout", timeout)
+        else:
+            timeout = None  # an httpx.Timeout: LiteLLM's to keep
+        stream = options.get("stream") is True
+        target = self._parts.lane.target(model, options)
+        options["model"] = model
+        return Call(
+            operation=operation,
+            model=target.model,
+            requested_model=model,
+            provider=target.provider,
+            options=options,
+            stream=stream,
+            adds_usage_chunk=stream and operation == "completion" and not _asks_for_usage(options),
+            timeout=timeout,
+            deadline=None if deadline is None else _seconds("deadline", deadline),
+            priority=priority,
+            retry=retry,
+            tags=tags,
+        )
+
+    def _retry(self, options: dict[str, Any]) -> RetryPolicy:
+        for name in _FOREIGN_RETRIES:
+            if options.get(name) is not None:
+                raise ConfigError(f"{name}= would be a second retry layer; use Client(retry=RetryPolicy(...)) instead")
+        retries = [options.pop(name, None) for name in _RETRY_KEYWORDS]
+        wanted = next((number for number in retries if number is not None), None)
+        if wanted is None:
+            return self.retry
+        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
+            raise ConfigError(f"num_retries={wanted!r} must be a whole number, 0 or more")
+        return self.retry.with_attempts(wanted + 1)
+
+
+def _from_config(config: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A preset in place of a name: what the call says itself goes before it."""
+    keywords = getattr(config, "completion_kwargs", None)
+    if keywords is None:
+        raise ConfigError(f"model must be a LiteLLM name or an LLMConfig, not {type(config).__name__}")
+    merged = {**keywords(), **options}
+    return merged.pop("model"), merged
+
+
+def _tags(tags: Any) -> Mapping[str, str]:
+    if tags is None:
+        return {}
+    if not isinstance(tags, Mapping):
+        raise ConfigError(f'tags= takes a mapping such as {{"experiment": "a"}}, not {type(tags).__name__}')
+    return {str(name): str(value) for name, value in tags.items()}
+
+
+def _asks_for_usage(options: Mapping[str, Any]) -> bool:
+    """Whether the caller has spoken of usage in a stream, one way or the other."""
+    return "include_usage" in (options.get("stream_options") or {})
+
+
+def _seconds(name: str, value: Any) -> float:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not seconds > 0:
+        raise ConfigError(f"{name}={value!r} must be a positive number of seconds")
+    return seconds
+
+
+# -- the default client --------------------------------------------------------------------------------------
+
+_process_usage: Final = UsageTracker("process")
+_default: Client | None = None
+_default_lock: Final = threading.Lock()
+
+
+def default_client() -> Client:
+    """The client behind the module-level functions; made at the first use."""
+    global _default  # noqa: PLW0603 - the one default
+    if _default is None:
+        with _default_lock:
+            if _default is None:
+                _default = Client()
+    return _default
+
+
+def configure(limits: Limits | None = None, **options: Any) -> Client:
+    """Replace the default client; the arguments are those of :class:`Client`. Calls under way keep the old one."""
+    global _default  # noqa: PLW0603 - the one default
+    client = Client(limits, **options)
+    with _default_lock:
+        _default = client
+    return client
+
+
+def usage() -> UsageTracker:
+    """The tracker that counts every call of this process, of all clients."""
+    return _process_usage
+
+
+def completion(model: Any, messages: Any, **options: Any) -> Any:
+    """:meth:`Client.completion` of the default client."""
+    return default_client().completion(model, messages, **options)
+
+
+async def acompletion(model: Any, messages: Any, **options: Any) -> Any:
+    """:meth:`Client.acompletion` of the default client."""
+    return await default_client().acompletion(model, messages, **options)
+
+
+def embedding(model: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - LiteLLM's name
+    """:meth:`Client.embedding` of the default client."""
+    return default_client().embedding(model, input, **options)
+
+
+async def aembedding(model: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - LiteLLM's name
+    """:meth:`Client.aembedding` of the default client."""
+    return await default_client().aembedding(model, input, **options)
+
+
+def responses(model: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - LiteLLM's name
+    """:meth:`Client.responses` of the default client."""
+    return default_client().responses(model, input, **options)
+
+
+async def aresponses(model: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - LiteLLM's name
+    """:meth:`Client.aresponses` of the default client."""
+    return await default_client().aresponses(model, input, **options)

@@ -1,0 +1,126 @@
+"""Token estimates cheap enough for every call: characters, calibrated by what came back.
+
+No tokenizer runs here. A model starts with four characters to a token and a guess at the length of an answer; each
+answer corrects both. What is estimated only decides how much quota is reserved before a call: usage is what the
+provider says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+# English prose and code lie between 3.5 and 4.5 characters a token, JSON around 4, Chinese at 1.5.
+_CHARACTERS_PER_TOKEN: Final = 4.0
+
+# What a message costs besides its text (OpenAI's chat format: three tokens a message and three for the answer).
+_TOKENS_PER_MESSAGE: Final = 4.0
+
+# An answer's length before any was seen, where the request does not bound it.
+_FIRST_OUTPUT: Final = 512.0
+
+# How many calls the running averages look back upon.
+_MEMORY: Final = 50.0
+
+# Images and other parts that are not text count as this many characters.
+_CHARACTERS_PER_PART: Final = 3000
+
+_MAX_TOKENS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a request will probably take.
+
+    Attributes:
+        input_tokens: of the prompt.
+        output_tokens: of the answer: the request's own bound if it has one.
+        characters: of the prompt, for :meth:`TokenEstimator.learn`.
+    """
+
+    input_tokens: float
+    output_tokens: float
+    characters: int
+
+
+class TokenEstimator:
+    """Estimates by model. Its numbers are running averages, so a race between threads costs at most one sample."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, _Calibration] = {}
+
+    def estimate(self, model: str, options: Mapping[str, Any]) -> Estimate:
+        """Estimate a request by LiteLLM's keywords."""
+        calibration = self._models.get(model) or _FRESH
+        characters, messages = _size(options)
+        input_tokens = characters / calibration.characters_per_token + messages * _TOKENS_PER_MESSAGE
+        bound = _bound(options)
+        output_tokens = calibration.output_tokens if bound is None else bound * (options.get("n") or 1)
+        if "input" in options and "messages" not in options and "max_output_tokens" not in options:
+            output_tokens = calibration.output_tokens if calibration.answers else 0.0  # an embedding has no output
+        return Estimate(input_tokens, output_tokens, characters)
+
+    def learn(self, model: str, characters: int, input_tokens: int, output_tokens: int) -> None:
+        """Take the real usage of a call of so many characters into account."""
+        calibration = self._models.get(model)
+        if calibration is None:
+            calibration = self._models[model] = _Calibration()
+        calibration.learn(characters, input_tokens, output_tokens)
+
+
+class _Calibration:
+    __slots__ = ("answers", "characters_per_token", "output_tokens", "weight")
+
+    def __init__(self) -> None:
+        self.characters_per_token = _CHARACTERS_PER_TOKEN
+        self.output_tokens = _FIRST_OUTPUT
+        self.weight = 0.0
+        self.answers = False
+
+    def learn(self, characters: int, input_tokens: int, output_tokens: int) -> None:
+        self.weight = min(self.weight + 1, _MEMORY)
+        share = 1 / self.weight
+        if characters and input_tokens:
+            seen = characters / max(1.0, input_tokens - _TOKENS_PER_MESSAGE)
+            # Bounded, so that a provider which reports nonsense cannot make estimates vanish.
+            self.characters_per_token += share * (min(max(seen, 0.5), 10.0) - self.characters_per_token)
+        self.output_tokens += share * (output_tokens - self.output_tokens)
+        self.answers = self.answers or output_tokens > 0
+
+
+_FRESH: Final = _Calibration()
+
+
+def _bound(options: Mapping[str, Any]) -> float | None:
+    for name in _MAX_TOKENS:
+        value = options.get(name)
+        if isinstance(value, int | float) and value > 0:
+            return float(value)
+    return None
+
+
+def _size(options: Mapping[str, Any]) -> tuple[int, int]:
+    """Characters and messages of a request."""
+    messages = options.get("messages")
+    if isinstance(messages, list):
+        characters = sum(_characters(message.get("content")) for message in messages if isinstance(message, Mapping))
+        count = len(messages)
+    else:
+        characters = _characters(options.get("input"))
+        count = 1
+    tools = options.get("tools")
+    if tools:
+        characters += len(str(tools))
+    return characters, count
+
+
+def _characters(content: object) -> int:
+    if isinstance(content, str):
+        return len(content)
+    if isinstance(content, list):
+        return sum(_characters(part) for part in content)
+    if isinstance(content, Mapping):
+        text = content.get("text", content.get("content"))
+        return len(text) if isinstance(text, str) else _CHARACTERS_PER_PART
+    return 0 if content is None else 1
