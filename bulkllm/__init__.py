@@ -12,20 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import errors, models
     from .accounting import Price, Usage, UsageRecord, UsageTracker
-    from .bulk import ResultRow, RunResult
+    from .bulk import ResultRow, RunResult, arun, run, stream
     from .calls import RetryPolicy, record_of
     from .client import (
         Client,
         acompletion,
         aembedding,
         aresponses,
-        arun,
         completion,
         configure,
         embedding,
         responses,
-        run,
-        stream,
         usage,
     )
     from .errors import (
@@ -88,11 +85,11 @@ __all__ = [
 
 _HOMES = {
     "accounting": ("Price", "Usage", "UsageRecord", "UsageTracker"),
-    "bulk": ("ResultRow", "RunResult"),
+    "bulk": ("ResultRow", "RunResult", "arun", "run", "stream"),
     "calls": ("RetryPolicy", "record_of"),
     "client": (
-        "Client", "acompletion", "aembedding", "aresponses", "arun", "completion", "configure", "embedding", "responses",
-        "run", "stream", "usage",
+        "Client", "acompletion", "aembedding", "aresponses", "completion", "configure", "embedding", "responses",
+        "usage",
     ),
     "errors": (
         "BudgetExceeded", "BulkLLMError", "CacheError", "ConfigError", "ImpossibleRequest", "IncompatibleLiteLLM",

@@ -6,9 +6,10 @@ LiteLLM's, with LiteLLM's arguments and responses; what is ours is taken out bef
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from .accounting import UsageTracker
 from .calls.call import DEFAULT_TIMEOUT, Call, Operation
@@ -20,6 +21,10 @@ from .calls.parts import Parts
 from .calls.retry import RetryPolicy
 from .errors import ConfigError
 from .limits import RateLimit, RateLimiter
+
+if TYPE_CHECKING:
+    from .bulk import ResultRow, RunResult
+    from .bulk.sources import Requests
 
 Limits = RateLimiter | RateLimit | Iterable[RateLimit]
 
@@ -58,6 +63,8 @@ class Client:
         self.limiter = limits if isinstance(limits, RateLimiter) else RateLimiter(limits)
         self.usage = UsageTracker("client") if usage is None else usage
         self.retry = RetryPolicy() if retry is None else retry
+        if not isinstance(self.retry, RetryPolicy):
+            raise ConfigError(f"retry= takes a RetryPolicy, such as RetryPolicy(max_attempts=3), not {retry!r}")
         self._timeout = _seconds("timeout", timeout)
         self._deadline = None if deadline is None else _seconds("deadline", deadline)
         self._parts = Parts(
@@ -108,13 +115,34 @@ class Client:
         """``litellm.aresponses``; everything else as in :meth:`completion`."""
         return await adrive(call_flow(self._parts, self._call("responses", model, {"input": input, **options})))
 
+    # -- bulk runs -------------------------------------------------------------------------------------------
+    # Bulk stands above the client and calls it; these three are the only way back up, and import late.
+
+    def run(self, requests: Requests, **options: Any) -> RunResult:
+        """:func:`bulkllm.run` with this client."""
+        from .bulk import run
+
+        return run(requests, client=self, **options)
+
+    async def arun(self, requests: Requests, **options: Any) -> RunResult:
+        """:func:`bulkllm.arun` with this client."""
+        from .bulk import arun
+
+        return await arun(requests, client=self, **options)
+
+    def stream(self, requests: Requests, **options: Any) -> AsyncIterator[ResultRow]:
+        """:func:`bulkllm.stream` with this client."""
+        from .bulk import stream
+
+        return stream(requests, client=self, **options)
+
     # -- putting a call together -----------------------------------------------------------------------------
 
     def _call(self, operation: Operation, model: Any, options: dict[str, Any]) -> Call:
         if not isinstance(model, str):
             model, options = _from_config(model, options)
         tags = _tags(options.pop("tags", None))
-        priority = options.pop("priority", 0.0)
+        priority = _priority(options.pop("priority", 0.0))
         deadline = options.pop("deadline", self._deadline)
         retry = self._retry(options)
         timeout = options.get("timeout")
@@ -123,7 +151,7 @@ class Client:
             timeout = self._timeout if timeout is None else _seconds("timeout", timeout)
         else:
             timeout = None  # an httpx.Timeout: LiteLLM's to keep
-        stream = options.get("stream") is True
+        stream = bool(options.get("stream"))
         target = self._parts.lane.target(model, options)
         options["model"] = model
         return Call(
@@ -181,9 +209,15 @@ def _seconds(name: str, value: Any) -> float:
         seconds = float(value)
     except (TypeError, ValueError):
         seconds = -1.0
-    if not seconds > 0:
+    if not 0 < seconds < math.inf:
         raise ConfigError(f"{name}={value!r} must be a positive number of seconds")
     return seconds
+
+
+def _priority(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"priority={value!r} must be a number; 0 is usual, and more goes earlier")
+    return value
 
 
 # -- the default client --------------------------------------------------------------------------------------

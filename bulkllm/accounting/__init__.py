@@ -1,0 +1,28 @@
+"""What calls used and cost, counted.
+
+What may live here: usage and record (values), response (how a response is read), cost, sketch (quantiles), totals
+(sums), tracker (who counts what), report (for people to read). Nothing in here makes a call or waits for anything;
+LiteLLM is asked for prices only, and late.
+"""
+
+from __future__ import annotations
+
+from .cost import Price, cost_of
+from .record import UsageRecord, public_endpoint
+from .sketch import Quantiles
+from .totals import Totals
+from .tracker import UsageTracker, active_trackers, publish
+from .usage import Usage
+
+__all__ = [
+    "Price",
+    "Quantiles",
+    "Totals",
+    "Usage",
+    "UsageRecord",
+    "UsageTracker",
+    "active_trackers",
+    "cost_of",
+    "public_endpoint",
+    "publish",
+]

@@ -1,0 +1,289 @@
+"""Sums over records: what a tracker holds for each model, provider, outcome and tag.
+
+What may live here: :class:`Totals`, how a record is added to it and how two of them are combined. Sums of money
+and time are kept as whole numbers, so that they are exact and do not depend on the order of adding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from operator import attrgetter
+from typing import Any
+
+from ..errors import ConfigError
+from .record import UsageRecord
+from .response import number
+from .sketch import EXACT, LARGEST, Quantiles
+from .usage import COUNTS as TOKENS
+from .usage import Usage
+
+_CALLS = (
+    "requests",
+    "ok",
+    "cached",
+    "failed",
+    "cancelled",
+    "unpriced",
+    "estimated",
+    "charge_unknown",
+    "contradictory",
+    "attempts",
+)
+_MONEY_AND_TIME = ("_cost", "_saved", "_waited")
+_SKETCHES = ("latency", "time_to_first_token", "input_per_call", "output_per_call", "cost_per_call")
+_SUMS = (*_CALLS, *TOKENS, *_MONEY_AND_TIME)
+_of_tokens = attrgetter(*TOKENS)
+_RARE = TOKENS[5:]
+_rare_tokens = attrgetter(*_RARE)
+
+
+class Totals:
+    """Sums and quantiles over calls; a copy of a tracker's state that does not change any more.
+
+    ``requests`` counts calls, cached and failed ones too; the counts after it say how many of them were what.
+    ``ok``, ``failed`` and ``cancelled`` add up to ``requests``. Tokens are in the fields of :class:`Usage`.
+
+    Attributes:
+        requests: calls.
+        ok: calls that gave an answer.
+        cached: calls that a cache answered.
+        failed: calls that ended in an error.
+        cancelled: calls that were given up.
+        unpriced: calls whose cost is not known; they are not in ``cost``.
+        estimated: calls whose tokens are an estimate.
+        charge_unknown: calls that were sent and then given up.
+        contradictory: calls for which the provider's numbers contradict each other.
+        attempts: requests sent to providers.
+        latency: seconds of the last attempt, over calls that were sent.
+        time_to_first_token: seconds to the first chunk, over streams that were sent.
+        input_per_call: input tokens, over calls that were sent and used any tokens.
+        output_per_call: output tokens, over the same.
+        cost_per_call: US dollars, over calls that cost something.
+    """
+
+    __slots__ = (*_SUMS, *_SKETCHES)
+    __hash__ = None  # type: ignore[assignment]  # it compares by what it holds
+
+    requests: int
+    ok: int
+    cached: int
+    failed: int
+    cancelled: int
+    unpriced: int
+    estimated: int
+    charge_unknown: int
+    contradictory: int
+    attempts: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    input_audio_tokens: int
+    input_image_tokens: int
+    output_audio_tokens: int
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+    unexplained_tokens: int
+    _cost: int
+    _saved: int
+    _waited: int
+    latency: Quantiles
+    time_to_first_token: Quantiles
+    input_per_call: Quantiles
+    output_per_call: Quantiles
+    cost_per_call: Quantiles
+
+    def __init__(self) -> None:
+        for name in _SUMS:
+            setattr(self, name, 0)
+        for name in _SKETCHES:
+            setattr(self, name, Quantiles())
+
+    @property
+    def cost(self) -> float:
+        """US dollars, over the calls whose cost is known."""
+        return self._cost / EXACT
+
+    @property
+    def saved(self) -> float:
+        """US dollars that cached answers cost when they were paid for, where that is known."""
+        return self._saved / EXACT
+
+    @property
+    def waited(self) -> float:
+        """Seconds spent waiting for limits, over all calls."""
+        return self._waited / EXACT
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+    @property
+    def usage(self) -> Usage:
+        """All tokens as one value."""
+        tokens: dict[str, Any] = dict(zip(TOKENS, _of_tokens(self), strict=True))
+        return replace(Usage(contradictory=bool(self.contradictory)), **tokens)
+
+    def _add(self, record: UsageRecord) -> None:
+        """Count a sound record; nothing in here can fail half way."""
+        usage, cost, attempts = record.usage, record.cost, record.attempts
+        self.requests += 1
+        if record.outcome == "ok":
+            self.ok += 1
+        elif record.outcome == "cancelled":
+            self.cancelled += 1
+        else:
+            self.failed += 1
+        if record.estimated:
+            self.estimated += 1
+        if record.charge_unknown:
+            self.charge_unknown += 1
+        if usage.contradictory:
+            self.contradictory += 1
+        self.attempts += attempts
+        used_input, used_output = usage.input_tokens, usage.output_tokens
+        self.input_tokens += used_input
+        self.output_tokens += used_output
+        self.cache_read_tokens += usage.cache_read_tokens
+        self.cache_write_tokens += usage.cache_write_tokens
+        self.reasoning_tokens += usage.reasoning_tokens
+        rare = _rare_tokens(usage)
+        if any(rare):
+            for name, count in zip(_RARE, rare, strict=True):
+                setattr(self, name, getattr(self, name) + count)
+        if cost is None:
+            self.unpriced += 1
+        elif cost:
+            self._cost += int(cost * EXACT)
+            self.cost_per_call.add(cost)
+        if record.waited:
+            self._waited += int(record.waited * EXACT)
+        if record.cached:
+            self.cached += 1
+            if record.saved:
+                self._saved += int(record.saved * EXACT)
+        elif attempts:
+            self.latency.add(record.latency)
+            if record.time_to_first_token is not None:
+                self.time_to_first_token.add(record.time_to_first_token)
+            if used_input or used_output:
+                self.input_per_call.add(used_input)
+                self.output_per_call.add(used_output)
+
+    def _merge(self, other: Totals) -> None:
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in _SKETCHES:
+            getattr(self, name).merge(getattr(other, name))
+
+    def _copy(self) -> Totals:
+        twin = Totals()
+        twin._merge(self)
+        return twin
+
+    def _since(self, earlier: Totals) -> Totals:
+        rest = Totals()
+        for name in _SUMS:
+            setattr(rest, name, getattr(self, name) - getattr(earlier, name))
+        for name in _SKETCHES:
+            setattr(rest, name, getattr(self, name).since(getattr(earlier, name)))
+        return rest
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sums, and the quantiles' main figures; fit for JSON."""
+        told: dict[str, Any] = {name: getattr(self, name) for name in (*_CALLS, *TOKENS)}
+        told["total_tokens"] = self.total_tokens
+        told |= {"cost": self.cost, "saved": self.saved, "waited": self.waited}
+        for name in _SKETCHES:
+            sketch: Quantiles = getattr(self, name)
+            told[name] = {
+                figure: getattr(sketch, figure) for figure in ("count", "mean", "min", "p50", "p95", "p99", "max")
+            }
+        return told
+
+    def _state(self) -> dict[str, Any]:
+        """All that is needed to go on counting; fit for JSON."""
+        state: dict[str, Any] = {name: count for name in (*_CALLS, *TOKENS) if (count := getattr(self, name))}
+        state |= {name[1:]: f"{getattr(self, name):x}" for name in _MONEY_AND_TIME}
+        for name in _SKETCHES:
+            sketch: Quantiles = getattr(self, name)
+            if sketch.count:
+                state[name] = sketch.to_dict()
+        return state
+
+    @classmethod
+    def _from_state(cls, state: Mapping[str, Any]) -> Totals:
+        totals = cls()
+        try:
+            for name in (*_CALLS, *TOKENS):
+                setattr(totals, name, int(state.get(name, 0)))
+            for name in _MONEY_AND_TIME:
+                setattr(totals, name, int(state[name[1:]], 16))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(f"not the totals of a tracker: {type(error).__name__}: {error}") from error
+        for name in _SKETCHES:
+            if name in state:
+                setattr(totals, name, Quantiles.from_dict(state[name]))
+        return totals
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Totals) and all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
+    def __repr__(self) -> str:
+        return (
+            f"Totals(requests={self.requests}, ok={self.ok}, input_tokens={self.input_tokens}, "
+            f"output_tokens={self.output_tokens}, cost={self.cost:.6g}, unpriced={self.unpriced})"
+        )
+
+
+def sound(record: UsageRecord) -> UsageRecord:
+    """The record as it is, or with each number that cannot be summed up set to unknown or 0.
+
+    Raises:
+        AttributeError: it is no record.
+    """
+    usage, cost, saved, first = record.usage, record.cost, record.saved, record.time_to_first_token
+    try:
+        if (
+            # Adding a float shows, besides, that each is of a kind that goes with floats.
+            0.0 <= record.latency + 0.0 <= LARGEST
+            and 0.0 <= record.waited + 0.0 <= LARGEST
+            and (cost is None or 0.0 <= cost + 0.0 <= LARGEST)
+            and (saved is None or 0.0 <= saved + 0.0 <= LARGEST)
+            and (first is None or 0.0 <= first + 0.0 <= LARGEST)
+            and record.attempts >= 0
+            and 0 <= usage.input_tokens <= LARGEST
+            and 0 <= usage.output_tokens <= LARGEST
+        ):
+            return record
+    except TypeError:
+        pass
+    return _mended(record)
+
+
+def _mended(record: UsageRecord) -> UsageRecord:
+    def amount(value: object) -> float | None:
+        fit = number(value)
+        return fit if fit is not None and fit <= LARGEST else None
+
+    def whole(value: object) -> int:
+        return int(amount(value) or 0)
+
+    cost, usage = amount(record.cost), record.usage
+    note = record.cost_note if cost is not None or record.cost is None else f"no cost: {record.cost!r}"
+    return replace(
+        record,
+        latency=amount(record.latency) or 0.0,
+        waited=amount(record.waited) or 0.0,
+        cost=cost,
+        cost_note=note,
+        saved=amount(record.saved),
+        time_to_first_token=amount(record.time_to_first_token),
+        attempts=whole(record.attempts),
+        usage=replace(
+            usage, input_tokens=whole(usage.input_tokens), output_tokens=whole(usage.output_tokens), contradictory=True
+        ),
+    )

@@ -1,0 +1,58 @@
+"""Options that several commands have, and what they mean to the API."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ConfigError
+from ..limits import RateLimit
+from ..limits.spec import Window
+
+_LIMITS = "Limits"
+
+Rpm = Annotated[float | None, typer.Option("--rpm", help="Requests a minute.", rich_help_panel=_LIMITS)]
+Tpm = Annotated[float | None, typer.Option("--tpm", help="Tokens a minute, input and output.", rich_help_panel=_LIMITS)]
+Itpm = Annotated[float | None, typer.Option("--itpm", help="Input tokens a minute.", rich_help_panel=_LIMITS)]
+Otpm = Annotated[float | None, typer.Option("--otpm", help="Output tokens a minute.", rich_help_panel=_LIMITS)]
+MaxInFlight = Annotated[int | None, typer.Option("--max-in-flight", help="Requests under way at once.")]
+Burst = Annotated[float | None, typer.Option("--burst", help="Requests that may start at once after a pause.")]
+WindowName = Annotated[str, typer.Option("--window", help="How the provider counts: bucket or sliding.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="Say nothing while running.")]
+
+
+def limits(
+    *,
+    rpm: float | None,
+    tpm: float | None,
+    itpm: float | None = None,
+    otpm: float | None = None,
+    burst: float | None = None,
+    window: str = "bucket",
+) -> list[RateLimit]:
+    """The limits that the options ask for, for each model of the run alike."""
+    if rpm is None and tpm is None and itpm is None and otpm is None:
+        return []
+    known: Window = window  # type: ignore[assignment]  # RateLimit checks it, with a message for the user
+    return [RateLimit("*", rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=known)]
+
+
+def keywords(assignments: list[str]) -> dict[str, Any]:
+    """LiteLLM's keywords from ``name=value``: a value is read as JSON, and as text where it is none.
+
+    Raises:
+        ConfigError: no ``=`` in it.
+    """
+    found: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"--option {assignment!r} must be NAME=VALUE, such as --option top_p=0.9")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found

@@ -1,0 +1,104 @@
+"""``bulkllm run``: ask for every row of a file, and continue where an earlier run ended."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from . import options as shared
+
+
+def run(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Rows: JSONL (Batch API shape or prompt/messages), CSV or TSV; - is standard input.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="LiteLLM's name of the model, such as openai/gpt-5-mini; a row's own goes before."
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="The results file; an existing one is continued.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="A template over the columns: 'Translate to {{lang}}: {{text}}'.")
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", help="A system prompt for every row.")] = None,
+    api_base: Annotated[
+        str | None, typer.Option("--api-base", help="The endpoint's base URL, for an endpoint of your own.")
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--endpoint",
+            help="A name that stands for the endpoint when its URL changes: a new URL then repeats nothing.",
+        ),
+    ] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature")] = None,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="The longest answer.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="Any other LiteLLM keyword as NAME=VALUE; may be repeated.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds for one attempt, wall clock.")] = None,
+    num_retries: Annotated[int | None, typer.Option("--num-retries", help="Attempts after the first.")] = None,
+    rpm: shared.Rpm = None,
+    tpm: shared.Tpm = None,
+    itpm: shared.Itpm = None,
+    otpm: shared.Otpm = None,
+    max_in_flight: shared.MaxInFlight = None,
+    burst: shared.Burst = None,
+    window: shared.WindowName = "bucket",
+    limit: Annotated[int | None, typer.Option("--limit", help="Only the first so many rows.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="A malformed line is a failed row, not the end.")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again for every row that failed.")] = False,
+    redo_changed: Annotated[
+        bool, typer.Option("--redo-changed", help="Ask again for finished rows whose request changed.")
+    ] = False,
+    no_progress: shared.NoProgress = False,
+    as_json: shared.AsJson = False,
+) -> None:
+    """Ask for every row of FILE and write each answer to the results file as it comes.
+
+    The same command again continues: finished rows are not asked for again. Keys come from the environment, as LiteLLM
+    reads them (OPENAI_API_KEY and so on).
+
+    Exit codes: 0 all rows have an answer, 1 some rows failed, 2 bad usage, 3 stopped with rows left undone (the message
+    says why, and the cure), 130 interrupted.
+    """
+    import bulkllm
+
+    from .exits import exit_code
+    from .show import show_result
+
+    if output is None:
+        raise typer.BadParameter("where do the answers go? Give a results file.", param_hint="--output")
+    wanted: dict[str, Any] = {
+        "api_base": api_base,
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "timeout": timeout,
+        "num_retries": num_retries,
+        "prompt": prompt,
+        "system": system,
+        "max_in_flight": max_in_flight,
+        **shared.keywords(option or []),
+    }
+    client = bulkllm.Client(shared.limits(rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=window))
+    result = client.run(
+        file,
+        model=model,
+        output=output,
+        endpoint=endpoint,
+        limit=limit,
+        skip_bad=skip_bad,
+        retry_failed=retry_failed,
+        redo_changed=redo_changed,
+        progress=not no_progress,
+        **{name: value for name, value in wanted.items() if value is not None},
+    )
+    show_result(result, as_json=as_json)
+    raise typer.Exit(exit_code(result))

@@ -1,0 +1,234 @@
+"""The command line against a server on loopback; what is about processes and signals in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulkllm import __version__
+from bulkllm.cli import main
+from bulkllm.testing import FakeProvider, Fault
+
+COMMAND = [sys.executable, "-m", "bulkllm"]
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Bulkllm = Callable[..., Done]
+
+
+@pytest.fixture
+def bulkllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bulkllm:
+    """The command in this process, which has LiteLLM already, in a directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["bulkllm", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        return Done(code if isinstance(code, int) else 0, out, err)
+
+    return command
+
+
+def spawned(*words: str, cwd: Path, stdin: str | None = None) -> Done:
+    done = subprocess.run(
+        [*COMMAND, *words], cwd=cwd, input=stdin, capture_output=True, text=True, timeout=100, check=False
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def provider() -> Iterator[FakeProvider]:
+    with FakeProvider() as server:
+        yield server
+
+
+def write_rows(path: Path, count: int) -> Path:
+    path.write_text("".join(json.dumps({"custom_id": f"r{n}", "prompt": f"question {n}"}) + "\n" for n in range(count)))
+    return path
+
+
+def run_words(provider: FakeProvider, rows: Path, *more: str) -> list[str]:
+    return ["run", str(rows), "--model", "openai/gpt-4.1-mini", "--output", "out.jsonl", "--api-base",
+            provider.openai_base, "--option", "api_key=sk-fake", *more]  # fmt: skip
+
+
+def test_help_lists_the_commands_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom bulkllm.cli import main\nsys.argv = ['bulkllm', '--help']\n"
+        "try:\n    main()\nfinally:\n    heavy = {'litellm', 'pandas', 'rich', 'redis', 'requests'} & set(sys.modules)\n"
+        "    print('HEAVY', sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "HEAVY []" in done.stdout
+    for command in ("run", "demo", "fake-provider"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "demo", "fake-provider"])
+def test_each_command_explains_itself(bulkllm: Bulkllm, command: str, tmp_path: Path) -> None:
+    done = bulkllm(command, "--help")
+    assert done.returncode == 0
+    assert "--" in done.stdout
+    assert done.stderr == ""
+
+
+def test_version(tmp_path: Path) -> None:
+    assert spawned("--version", cwd=tmp_path).stdout == f"bulkllm {__version__}\n"
+
+
+def test_run_writes_each_answer_and_continues(bulkllm: Bulkllm, provider: FakeProvider, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "in.jsonl", 5)
+    first = bulkllm(*run_words(provider, rows, "--json"))
+    assert first.returncode == 0, first.stderr
+    told: dict[str, Any] = json.loads(first.stdout)
+    assert (told["total"], told["ok"], told["failed"], told["skipped"]) == (5, 5, 0, 0)
+    assert told["usage"]["total"]["output_tokens"] == provider.report().output_tokens
+    write_rows(rows, 7)
+    again = bulkllm(*run_words(provider, rows))
+    assert again.returncode == 0
+    assert "7 ok" in again.stdout
+    assert "5 were done in earlier runs" in again.stdout
+    assert provider.report().requests == 7
+    assert provider.report().repeated_requests == 0
+    results = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert sorted(row["custom_id"] for row in results) == [f"r{n}" for n in range(7)]
+    assert "sk-fake" not in (tmp_path / "out.jsonl").read_text()
+
+
+def test_standard_input_and_a_template(provider: FakeProvider, tmp_path: Path) -> None:
+    done = spawned(
+        *run_words(provider, Path("-"), "--prompt", "Say {{word}}", "--json"), cwd=tmp_path, stdin='{"word": "hello"}\n'
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["ok"] == 1
+
+
+def test_failed_rows_exit_with_1(bulkllm: Bulkllm, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "in.jsonl", 3)
+    with FakeProvider(faults=[Fault("status", status=400, match="question 1")]) as provider:
+        done = bulkllm(*run_words(provider, rows))
+    assert done.returncode == 1, done.stderr
+    assert "2 ok, 1 failed" in done.stdout
+
+
+def test_a_wrong_key_stops_the_run_with_3_and_the_cure(bulkllm: Bulkllm, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "in.jsonl", 200)
+    with FakeProvider(keys={"sk-right"}) as provider:
+        done = bulkllm(*run_words(provider, rows, "--max-in-flight", "5"))
+        assert provider.report().requests < 50
+    assert done.returncode == 3
+    assert "key" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--model", "openai/x"], "FILE"),
+        (["run", "nowhere.jsonl", "--model", "openai/x", "--output", "o.jsonl"], "nowhere.jsonl"),
+        (["run", "in.jsonl", "--model", "openai/x"], "--output"),
+        (["run", "in.jsonl", "--model", "openai/x", "--output", "o.jsonl", "--rpm", "-5"], "rpm"),
+        (["run", "in.jsonl", "--model", "openai/x", "--output", "o.jsonl", "--option", "nonsense"], "NAME=VALUE"),
+        (["run", "in.jsonl", "--model", "openai/x", "--output", "in.jsonl"], "in.jsonl"),
+        (["run", "bad.jsonl", "--model", "openai/x", "--output", "o.jsonl"], "bad.jsonl:2"),
+        (["fake-provider", "--rpm", "0"], "rpm"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_bad_usage_exits_with_2_and_names_the_place(
+    bulkllm: Bulkllm, words: list[str], said: str, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "in.jsonl", 1)
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
+    done = bulkllm(*words)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_drains_and_the_same_command_continues(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "in.jsonl", 60)
+    with FakeProvider(latency=0.2) as provider:
+        words = run_words(provider, rows, "--max-in-flight", "4")
+        with subprocess.Popen(
+            [*COMMAND, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            give_up = time.monotonic() + 60
+            while provider.report().successes < 4 and time.monotonic() < give_up:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+        assert process.returncode == 130
+        done = len((tmp_path / "out.jsonl").read_text().splitlines())
+        assert 4 <= done < 60
+        assert spawned(*words, cwd=tmp_path).returncode == 0
+        assert provider.report().requests == 60
+        assert provider.report().repeated_requests == 0
+
+
+def test_fake_provider_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    from http.client import HTTPConnection
+
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [*COMMAND, "fake-provider", "--port", "0"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stderr is not None
+        lines = [process.stderr.readline() for _ in range(3)]
+        address = lines[2].split()[-1].removeprefix("http://").partition("/")[0]
+        connection = HTTPConnection(address, timeout=10)
+        connection.request("GET", "/__report__")
+        assert json.loads(connection.getresponse().read())["requests"] == 0
+        connection.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
+
+
+def test_demo_ends_with_its_report_and_asks_nothing_twice(bulkllm: Bulkllm) -> None:
+    first = bulkllm("demo", "--limit", "12", "--no-progress")
+    assert first.returncode == 0, first.stderr
+    for word in ("rows", "tokens", "cost", "latency", "limits", "results", "provider", "12 ok"):
+        assert word in first.stdout
+    again = bulkllm("demo", "--limit", "12", "--no-progress", "--json")
+    told = json.loads(again.stdout)
+    assert told["skipped"] == 12
+    assert told["provider"]["requests"] == 0
+
+
+def test_demo_killed_half_way_repeats_no_more_than_was_in_flight(tmp_path: Path) -> None:
+    with FakeProvider(latency=0.3) as provider:
+        words = ["demo", "--server", provider.url, "--no-progress"]
+        with subprocess.Popen(
+            [*COMMAND, *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            give_up = time.monotonic() + 60
+            while provider.report().successes < 30 and time.monotonic() < give_up:
+                time.sleep(0.02)
+            in_flight = provider.report().peak_in_flight
+            process.kill()
+        again = spawned(*words, "--json", cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
+        told = json.loads(again.stdout)
+        assert told["ok"] == told["total"]
+        assert 30 - in_flight <= told["skipped"] < told["total"]
+        assert provider.report().repeated_requests <= in_flight
