@@ -41,7 +41,11 @@ class Mailbox(Generic[News]):
 
     def __enter__(self) -> None:
         self._lock.acquire()
-        self._take_in()
+        try:
+            self._take_in()
+        except BaseException:  # Ctrl-C may strike anywhere; nobody else would let go
+            self._lock.release()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,0 +1,151 @@
+"""How providers count: facts from ``profiles.toml``, as frozen values.
+
+What may live here: reading and checking that file, and finding a provider's profile. No provider's name stands in
+code. Whoever runs an endpoint of their own registers a profile for it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from datetime import date
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, Literal, get_args
+
+from ..errors import ConfigError
+
+ResetFormat = Literal["duration", "seconds", "timestamp"]
+ProfileWindow = Literal["bucket", "sliding", "unknown"]
+Charges = Literal["max_tokens", "output"]
+CachedInput = Literal["counts", "free"]
+FailedTokens = Literal["count", "free"]
+
+_DIMENSIONS: Final = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd")
+_DAY: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderNames:
+    """Under which names a provider tells one dimension, in lower case.
+
+    Attributes:
+        dimension: ``rpm``, ``tpm``, ``itpm``, ``otpm``, ``rpd`` or ``tpd``.
+        limit: the header with the quota.
+        remaining: the header with what is left of it.
+        reset: the header that says when it is whole again.
+        reset_format: how that is written.
+        period: seconds that the numbers speak of; a day for ``rpd`` and ``tpd``.
+        rounding: how far a told number may be off.
+    """
+
+    dimension: str
+    limit: str
+    remaining: str
+    reset: str
+    reset_format: ResetFormat
+    period: float = 60.0
+    rounding: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_choice(self, "dimension", _DIMENSIONS)
+        _check_choice(self, "reset_format", get_args(ResetFormat))
+        if self.dimension.endswith("d"):
+            object.__setattr__(self, "period", _DAY)
+        for name in ("limit", "remaining", "reset"):
+            header = getattr(self, name)
+            if not isinstance(header, str) or header != header.lower():
+                raise ConfigError(f"HeaderNames({name}={header!r}) must be a header's name in lower case")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """How a provider counts. The fields are explained at the top of ``profiles.toml``.
+
+    Raises:
+        ConfigError: a value is none of those allowed.
+    """
+
+    name: str
+    providers: tuple[str, ...] = ()
+    as_of: date | None = None
+    source: str = ""
+    window: ProfileWindow = "unknown"
+    burst: float = 60.0
+    charges: Charges = "max_tokens"
+    cached_input: CachedInput = "counts"
+    failed_tokens: FailedTokens = "count"
+    output_multiplier: float = 1.0
+    headers: tuple[HeaderNames, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_choice(self, "window", get_args(ProfileWindow))
+        _check_choice(self, "charges", get_args(Charges))
+        _check_choice(self, "cached_input", get_args(CachedInput))
+        _check_choice(self, "failed_tokens", get_args(FailedTokens))
+        for name in ("burst", "output_multiplier"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                raise ConfigError(f"Profile {self.name!r}: {name} = {value!r} must be a positive number")
+
+
+# A provider of which nothing is known keeps what is careful, and whatever headers it sends in OpenAI's names are read.
+_CAREFUL: Final = "openai"
+
+_registered: dict[str, Profile] = {}
+
+
+def register_profile(profile: Profile) -> None:
+    """Have a profile of your own used for its ``providers`` (LiteLLM's names), before those that are shipped."""
+    for provider in profile.providers:
+        _registered[provider] = profile
+
+
+def profile_of(provider: str) -> Profile:
+    """The profile of a provider, by LiteLLM's name of it; a careful one for a provider that is not known."""
+    return _registered.get(provider) or shipped().get(provider) or _unknown()
+
+
+@cache
+def shipped() -> Mapping[str, Profile]:
+    """The profiles that come with the package, by LiteLLM's names of the providers."""
+    text = files(__package__).joinpath("profiles.toml").read_text(encoding="utf-8")
+    profiles = [profile_from(entry) for entry in tomllib.loads(text)["profile"]]
+    return {provider: profile for profile in profiles for provider in profile.providers}
+
+
+@cache
+def _unknown() -> Profile:
+    return Profile(name="unknown", window="unknown", burst=60.0, headers=shipped()[_CAREFUL].headers)
+
+
+def profile_from(entry: Mapping[str, Any]) -> Profile:
+    """A profile from a table of TOML.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value is wrong.
+    """
+    known = dict(entry)
+    where = f"profile {known.get('name', '?')!r}"
+    headers = tuple(_made(HeaderNames, table, f"{where}, header") for table in known.pop("header", ()))
+    known["providers"] = tuple(known.get("providers", ()))
+    profile: Profile = _made(Profile, {**known, "headers": headers}, where)
+    return profile
+
+
+def _made(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
+    names = {field.name for field in fields(kind)}
+    for name in values:
+        if name not in names:
+            raise ConfigError(f"{where}: there is no {name!r}; known are {', '.join(sorted(names))}")
+    for field in fields(kind):
+        if field.default is MISSING and field.name not in values:
+            raise ConfigError(f"{where}: {field.name!r} is missing")
+    return kind(**values)
+
+
+def _check_choice(thing: Any, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(thing, name)
+    if value not in choices:
+        raise ConfigError(f"{type(thing).__name__}: {name} = {value!r} must be one of {', '.join(choices)}")

@@ -1,0 +1,158 @@
+"""A budget: never overdrawn, first come first served, and nobody waits for what cannot come."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import threading
+
+import pytest
+
+from bulkllm.accounting.budget import Amount, Budget, Hold
+from bulkllm.errors import BudgetExceeded, ConfigError
+
+
+def test_an_estimate_is_held_and_the_real_cost_spent() -> None:
+    budget = Budget(1.00)
+    with budget.hold(cost=0.40) as hold:
+        assert budget.held.cost == pytest.approx(0.40)
+        hold.settle(cost=0.10)
+    assert budget.held.cost == pytest.approx(0.0)
+    assert budget.spent == pytest.approx((0.10, 0.0, 1.0))
+
+
+def test_an_unknown_charge_counts_as_estimated() -> None:
+    budget = Budget(1.00, max_tokens=1000)
+    with budget.hold(cost=0.40, tokens=100):
+        pass
+    assert budget.spent == Amount(0.40, 100, 1)
+
+
+def test_a_call_that_was_not_made_costs_nothing() -> None:
+    budget = Budget(max_requests=1)
+    hold = budget.hold().acquire()
+    hold.refund()
+    hold.settle(cost=5)  # too late: nothing changes
+    assert budget.spent == Amount(0, 0, 0)
+
+
+def test_what_leaves_no_room_is_refused_before_it_is_made() -> None:
+    budget = Budget(1.00)
+    budget.add(cost=0.95)
+    with pytest.raises(BudgetExceeded, match=r"\$0.95 of \$1 is spent, the call may take \$0.1"):
+        budget.hold(cost=0.10).acquire()
+    with budget.hold(cost=0.05) as hold:
+        hold.settle(cost=0.05)
+    assert budget.held.cost == pytest.approx(0)
+
+
+async def test_a_call_waits_while_money_that_is_held_could_come_free() -> None:
+    budget = Budget(1.00)
+    first = budget.hold(cost=0.90).acquire()
+    second = asyncio.create_task(budget.hold(cost=0.50).aacquire())
+    third = asyncio.create_task(budget.hold(cost=0.05).aacquire())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not second.done()
+    assert not third.done(), "it overtook the one before it"
+    first.settle(cost=0.10)
+    (await second).settle(cost=0.50)
+    (await third).settle(cost=0.05)
+    assert budget.spent.cost == pytest.approx(0.65)
+
+
+async def test_whoever_waits_is_refused_when_the_money_is_gone_for_good() -> None:
+    budget = Budget(1.00)
+    first = budget.hold(cost=0.90).acquire()
+    waiting = asyncio.create_task(budget.hold(cost=0.50).aacquire())
+    small = asyncio.create_task(budget.hold(cost=0.05).aacquire())
+    await asyncio.sleep(0)
+    first.settle(cost=0.80)
+    with pytest.raises(BudgetExceeded):
+        await waiting
+    (await small).settle(cost=0.05)
+
+
+async def test_a_cancelled_wait_holds_nothing_and_nobody_up() -> None:
+    budget = Budget(max_requests=1)
+    first = budget.hold().acquire()
+    waiting = [asyncio.create_task(budget.hold().aacquire()) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    first.refund()
+    (await waiting[1]).refund()
+    (await waiting[2]).refund()
+    assert budget.held == Amount(0, 0, 0)
+
+
+def test_a_loop_that_closed_while_it_waited_holds_nobody_up() -> None:
+    budget = Budget(max_requests=1)
+    first = budget.hold().acquire()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(budget.hold().aacquire())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    done = threading.Event()
+
+    def after() -> None:
+        budget.hold().acquire().refund()
+        done.set()
+
+    thread = threading.Thread(target=after)
+    thread.start()
+    first.refund()
+    assert done.wait(10)
+    thread.join()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant to be lost
+    del task
+    gc.collect()
+    assert budget.held == Amount(0, 0, 0)
+
+
+def test_a_dropped_hold_counts_as_spent() -> None:
+    budget = Budget(1.00)
+    hold: Hold | None = budget.hold(cost=0.30).acquire()
+    assert hold is not None
+    hold = None
+    gc.collect()
+    assert budget.spent.cost == pytest.approx(0.30)
+
+
+def test_many_threads_never_hold_or_spend_more_than_there_is() -> None:
+    budget = Budget(1.00)
+    refused = []
+    over = []
+
+    def work(seed: int) -> None:
+        numbers = random.Random(seed)  # noqa: S311 - a test's dice
+        for _ in range(300):
+            try:
+                with budget.hold(cost=0.05) as hold:
+                    if budget.held.cost + budget.spent.cost > 1.00 + 1e-9:
+                        over.append(seed)
+                    hold.settle(cost=numbers.random() * 0.002)
+            except BudgetExceeded:
+                refused.append(seed)
+                return
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert over == []
+    assert refused, "2.4 dollars went into a budget of 1"
+    assert 0.95 <= budget.spent.cost <= 1.00
+    assert budget.held.cost == pytest.approx(0)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"max_cost": 0}, {"max_tokens": -1}, {"max_requests": True}])
+def test_a_budget_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="Budget"):
+        Budget(**wrong)  # type: ignore[arg-type]  # that is the point
+
+
+def test_repr_tells_the_limits() -> None:
+    assert repr(Budget(5, max_requests=10)) == "Budget(max_cost=5, max_requests=10)"

@@ -1,0 +1,151 @@
+"""The profiles are data: every entry is whole, and every provider's real headers are read as its documentation says."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bulkllm.errors import ConfigError
+from bulkllm.limits.feedback import observe
+from bulkllm.limits.profiles import HeaderNames, Profile, profile_from, profile_of, register_profile, shipped
+
+NOW = 1_790_000_000.0
+
+# As the providers send them (documentation and captures of June to October 2026): what must be read out of them is
+# (dimension, limit, remaining, seconds to the reset).
+RECORDED: list[tuple[str, dict[str, str], list[tuple[str, float | None, float | None, float | None]]]] = [
+    (
+        "openai",
+        {
+            "x-ratelimit-limit-requests": "500",
+            "x-ratelimit-remaining-requests": "499",
+            "x-ratelimit-reset-requests": "120ms",
+            "x-ratelimit-limit-tokens": "200000",
+            "x-ratelimit-remaining-tokens": "199974",
+            "x-ratelimit-reset-tokens": "6m0s",
+        },
+        [("rpm", 500, 499, 0.12), ("tpm", 200_000, 199_974, 360)],
+    ),
+    (
+        "anthropic",
+        {
+            "anthropic-ratelimit-requests-limit": "50",
+            "anthropic-ratelimit-requests-remaining": "49",
+            "anthropic-ratelimit-requests-reset": "2026-09-21T14:13:21Z",
+            "anthropic-ratelimit-input-tokens-limit": "40000",
+            "anthropic-ratelimit-input-tokens-remaining": "39000",
+            "anthropic-ratelimit-input-tokens-reset": "2026-09-21T14:13:22Z",
+            "anthropic-ratelimit-output-tokens-limit": "8000",
+            "anthropic-ratelimit-output-tokens-remaining": "8000",
+            "anthropic-ratelimit-output-tokens-reset": "2026-09-21T14:13:20Z",
+        },
+        [("rpm", 50, 49, 1), ("itpm", 40_000, 39_000, 2), ("otpm", 8_000, 8_000, 0)],
+    ),
+    (
+        "azure",
+        {
+            "x-ratelimit-limit-requests": "-1",
+            "x-ratelimit-remaining-requests": "-1",
+            "x-ratelimit-limit-tokens": "150000",
+            "x-ratelimit-remaining-tokens": "149000",
+            "x-ratelimit-reset-tokens": "60",
+        },
+        [("tpm", 150_000, 149_000, 60)],
+    ),
+    (
+        "groq",
+        {
+            "x-ratelimit-limit-requests": "14400",
+            "x-ratelimit-remaining-requests": "14370",
+            "x-ratelimit-reset-requests": "2m59.56s",
+            "x-ratelimit-limit-tokens": "18000",
+            "x-ratelimit-remaining-tokens": "17997",
+            "x-ratelimit-reset-tokens": "7.66s",
+        },
+        [("rpd", 14_400, 14_370, 179.56), ("tpm", 18_000, 17_997, 7.66)],
+    ),
+    (
+        "together_ai",
+        {"x-ratelimit-limit": "10", "x-ratelimit-remaining": "9", "x-ratelimit-reset": "1"},
+        [("rpm", 10, 9, 1)],
+    ),
+    ("gemini", {"content-type": "application/json"}, []),
+]
+
+
+@pytest.mark.parametrize(("provider", "headers", "expected"), RECORDED, ids=[entry[0] for entry in RECORDED])
+def test_recorded_headers_are_read(provider: str, headers: dict[str, str], expected: list[tuple[Any, ...]]) -> None:
+    seen = observe(profile_of(provider), headers, NOW)
+    told = [(o.names.dimension, o.limit, o.remaining, o.reset_in) for o in seen]
+    assert [entry[:3] for entry in told] == [entry[:3] for entry in expected]
+    for (*_, reset), (*_, wanted) in zip(told, expected, strict=True):
+        assert reset == pytest.approx(wanted)
+
+
+def test_groq_speaks_of_the_day_and_together_of_the_second() -> None:
+    assert {h.dimension: h.period for h in profile_of("groq").headers} == {"rpd": 86_400, "tpm": 60}
+    assert {h.dimension: h.period for h in profile_of("together_ai").headers} == {"rpm": 1, "tpm": 1}
+
+
+def test_every_entry_says_where_it_comes_from_and_when() -> None:
+    entries = tomllib.loads(files("bulkllm.limits").joinpath("profiles.toml").read_text(encoding="utf-8"))["profile"]
+    assert len(entries) >= 11
+    for entry in entries:
+        profile = profile_from(entry)
+        assert profile.source, profile.name
+        assert profile.as_of is not None, profile.name
+        assert profile.providers, profile.name
+    named = [provider for entry in entries for provider in entry["providers"]]
+    assert len(named) == len(set(named))
+    assert set(shipped()) == set(named)
+
+
+def test_an_unknown_provider_counts_carefully_and_its_headers_are_read_in_the_common_names() -> None:
+    profile = profile_of("somebody-new")
+    assert profile.window == "unknown"
+    assert profile.charges == "max_tokens"
+    assert observe(profile, {"x-ratelimit-limit-requests": "10"}, NOW)[0].limit == 10
+
+
+def test_a_profile_of_ones_own_goes_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulkllm.limits.profiles._registered", {})
+    register_profile(Profile(name="mine", providers=("hosted_vllm", "openai"), window="sliding"))
+    assert profile_of("openai").window == "sliding"
+    assert profile_of("hosted_vllm").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"name": "x", "window": "hourly"}, "window = 'hourly' must be one of"),
+        ({"name": "x", "burst": 0}, "burst = 0 must be a positive number"),
+        ({"name": "x", "colour": "red"}, "there is no 'colour'"),
+        ({}, "'name' is missing"),
+        ({"name": "x", "header": [{"dimension": "rpm"}]}, "'limit' is missing"),
+    ],
+)
+def test_a_wrong_entry_is_refused_by_name(entry: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        profile_from(entry)
+
+
+def test_header_names_must_be_in_lower_case() -> None:
+    with pytest.raises(ConfigError, match="lower case"):
+        HeaderNames(dimension="rpm", limit="X-Limit", remaining="a", reset="b", reset_format="seconds")
+
+
+@given(st.dictionaries(
+    st.sampled_from([name for h in profile_of("openai").headers for name in (h.limit, h.remaining, h.reset)]),
+    st.one_of(st.text(max_size=8), st.sampled_from(["-1", "0", "nan", "inf", "1e999", "6m", "", "12ms", "9" * 400])),
+))  # fmt: skip
+def test_nonsense_is_as_good_as_not_told(headers: dict[str, str]) -> None:
+    for seen in observe(profile_of("openai"), headers, NOW):
+        assert seen.limit is None or 0 < seen.limit < math.inf
+        assert seen.remaining is None or 0 <= seen.remaining < math.inf
+        assert seen.reset_in is None or seen.reset_in >= 0

@@ -1,0 +1,140 @@
+"""The promises that only hold if all rooms work together: LiteLLM, real HTTP, a server that enforces its limits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bulkllm
+from bulkllm.testing import FakeProvider, Fault
+
+MODEL = "openai/gpt-4.1-mini"
+
+
+def ask(number: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"question {number}"}]
+
+
+# LiteLLM's logging worker belongs to one event loop at a time and loses coroutines of its own when there are several.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_threads_and_event_loops_share_one_limiter_and_the_servers_clock_agrees() -> None:
+    """300 calls from 3 threads and 3 event loops; the client's burst leaves the server a second of slack."""
+    calls, rpm, period = 50, 3000, 60.0
+    slack = round(rpm / period)
+    with FakeProvider(rpm=rpm, burst=150, period=period, record_times=True) as provider:
+        limiter = bulkllm.RateLimiter([bulkllm.RateLimit("openai/*", rpm=rpm, burst=150 - slack)])
+        options: dict[str, Any] = {"api_base": provider.openai_base, "api_key": "sk", "max_tokens": 5, "num_retries": 0}
+        clients = [bulkllm.Client(limiter) for _ in range(2)]
+        problems: list[BaseException] = []
+        warm = bulkllm.Client()  # the first calls of a process take LiteLLM up to a second
+        warm.completion(MODEL, ask(-1), **options)
+        asyncio.run(warm.acompletion(MODEL, ask(-2), **options))
+        provider.reset()
+
+        def in_thread(first: int) -> None:
+            for number in range(first, first + calls):
+                clients[number % 2].completion(MODEL, ask(number), **options)
+
+        async def in_tasks(first: int) -> None:
+            await asyncio.gather(
+                *(clients[n % 2].acompletion(MODEL, ask(n), **options) for n in range(first, first + calls))
+            )
+
+        def guarded(work: Any) -> None:
+            try:
+                work()
+            except BaseException as problem:  # noqa: BLE001 - raised below, in the test's own thread
+                problems.append(problem)
+
+        works = [lambda n=n: in_thread(n * calls) for n in range(3)]
+        works += [lambda n=n: asyncio.run(in_tasks(n * calls)) for n in range(3, 6)]
+        threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        report = provider.report()
+    assert problems == []
+    assert (report.requests, report.successes, report.refused) == (300, 300, 0)
+    admitted = sorted(report.admitted_at)
+    for first, began in enumerate(admitted):  # never more than the burst and what flowed in since
+        for last in range(first, len(admitted), 25):
+            assert last - first + 1 <= 150 + rpm / period * (admitted[last] - began) + 1e-6
+    status = limiter.status(MODEL)
+    assert (status.in_flight, status.waiting) == (0, 0)
+
+
+def test_faults_cost_retries_and_never_rows(tmp_path: Path) -> None:
+    faults = [
+        Fault("status", status=429, retry_after="0.05", rate=0.05),
+        Fault("status", status=500, rate=0.05),
+        Fault("status", status=529, rate=0.03),
+        Fault("reset", rate=0.05),
+        Fault("truncate", rate=0.02),
+    ]
+    with FakeProvider(rpm=60_000, faults=faults, seed=3) as provider:
+        client = bulkllm.Client(
+            [bulkllm.RateLimit("openai/*", rpm=60_000)], retry=bulkllm.RetryPolicy(max_attempts=12, base_delay=0.01)
+        )
+        result = client.run(
+            [{"custom_id": f"row {n}", "prompt": f"question {n}"} for n in range(300)],
+            model=MODEL,
+            output=tmp_path / "out.jsonl",
+            api_base=provider.openai_base,
+            api_key="sk-secret",
+            max_tokens=8,
+            progress=False,
+        )
+        report = provider.report()
+    assert (result.total, result.ok, result.failed) == (300, 300, 0)
+    assert sum(report.faults.values()) > 30, "the faults were not played"
+    total = result.usage.total
+    assert total.requests == 300
+    assert total.attempts == report.requests
+    assert total.output_tokens == report.output_tokens - 8 * report.faults["truncate"]  # half an answer is none
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert Counter(row["custom_id"] for row in written) == Counter({f"row {n}": 1 for n in range(300)})
+    assert "sk-secret" not in (tmp_path / "out.jsonl").read_text()
+
+
+def test_with_retries_exhausted_the_row_says_why(tmp_path: Path) -> None:
+    with FakeProvider(faults=[Fault("status", status=500, match="question 2")]) as provider:
+        client = bulkllm.Client(retry=bulkllm.RetryPolicy(max_attempts=3, base_delay=0.01))
+        result = client.run(
+            [f"question {n}" for n in range(4)],
+            model=MODEL,
+            output=tmp_path / "out.jsonl",
+            api_base=provider.openai_base,
+            api_key="sk",
+            progress=False,
+        )
+        assert provider.report().requests == 3 + 3
+    assert (result.ok, result.failed) == (3, 1)
+    failed = next(row for row in result if not row.ok)
+    assert failed.index == 2
+    assert failed.error is not None
+    assert failed.error.code == "InternalServerError"
+    assert failed.record is not None
+    assert failed.record.attempts == 3
+
+
+def test_the_default_client_the_process_tracker_and_a_scope_count_the_same_calls() -> None:
+    with FakeProvider() as provider:
+        before = bulkllm.usage().snapshot()
+        with bulkllm.UsageTracker("scope") as scope:
+            response = bulkllm.completion(MODEL, ask(1), api_base=provider.openai_base, api_key="sk")
+            streamed = list(bulkllm.completion(MODEL, ask(2), api_base=provider.openai_base, api_key="sk", stream=True))
+            bulkllm.embedding("openai/text-embedding-3-small", ["a", "b"], api_base=provider.openai_base, api_key="sk")
+        report = provider.report()
+    assert streamed
+    assert bulkllm.record_of(response).cost is not None
+    assert scope.total.requests == 3
+    assert scope.total.input_tokens == report.input_tokens
+    assert scope.total.output_tokens == report.output_tokens
+    assert bulkllm.usage().diff(before).total.requests == 3
