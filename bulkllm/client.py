@@ -151,7 +151,7 @@ class Client:
             timeout = self._timeout if timeout is None else _seconds("timeout", timeout)
         else:
             timeout = None  # an httpx.Timeout: LiteLLM's to keep
-        stream = bool(options.get("stream"))
+        stream = options.get("stream") is True
         target = self._parts.lane.target(model, options)
         options["model"] = model
         return Call(

@@ -89,7 +89,7 @@ class Account:
         call = self.call
         usage = answer.usage if answer is not None else None
         cached = answer is not None and answer.from_cache
-        sent, first = self._sent_at, self._first_token_at
+        sent, first = None if cached else self._sent_at, self._first_token_at
         self.record = record = UsageRecord(
             operation=call.operation,
             model=call.model,
@@ -106,7 +106,7 @@ class Account:
             latency=0.0 if sent is None else self._clock() - sent,
             time_to_first_token=None if first is None or sent is None else first - sent,
             waited=self.waited,
-            attempts=self.attempts,
+            attempts=self.attempts - cached,  # the attempt that LiteLLM's cache answered was not sent
             tags=call.tags,
             started_at=self._started_at,
             estimated=usage is None and estimated is not None,
@@ -131,6 +131,14 @@ def attach_record(response: Any, record: UsageRecord) -> None:
         hidden[RECORD_KEY] = record
     else:
         setattr(hidden, RECORD_KEY, record)
+
+
+def attach_to_error(error: BaseException, record: UsageRecord) -> None:
+    """Leave a record where :func:`record_of_error` finds it."""
+    try:
+        setattr(error, ERROR_ATTRIBUTE, record)
+    except AttributeError:  # an exception with slots: its record is in the trackers all the same
+        return
 
 
 def record_of(response: Any) -> UsageRecord:

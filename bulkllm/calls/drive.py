@@ -24,7 +24,10 @@ def drive(flow: Flow[Result]) -> Result:
             else:
                 effect = flow.send(value)
                 continue
-            effect = flow.throw(thrown)
+            try:
+                effect = flow.throw(thrown)
+            finally:
+                del thrown  # or the error's traceback would hold this frame, and this frame the error
     except StopIteration as done:
         result: Result = done.value
         return result
@@ -42,7 +45,10 @@ async def adrive(flow: Flow[Result]) -> Result:
             else:
                 effect = flow.send(value)
                 continue
-            effect = flow.throw(thrown)
+            try:
+                effect = flow.throw(thrown)
+            finally:
+                del thrown  # or the error's traceback would hold this frame, and this frame the error
     except StopIteration as done:
         result: Result = done.value
         return result

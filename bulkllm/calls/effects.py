@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ..limits import Reservation
 from .call import Call
+from .closing import close_source
 from .lane import Lane
 from .wallclock import OutOfTimeError, run_within
 
@@ -63,7 +64,7 @@ class Send:
 
     def perform(self) -> Any:
         try:
-            return run_within(self.seconds, lambda: self.lane.send(self.call), discard=_close_quietly)
+            return run_within(self.seconds, lambda: self.lane.send(self.call), discard=close_source)
         except OutOfTimeError:
             raise self.lane.timed_out(self.call) from None
 
@@ -89,10 +90,3 @@ class Sleep:
 
     async def aperform(self) -> None:
         await asyncio.sleep(self.seconds)
-
-
-def _close_quietly(response: Any) -> None:
-    """A response that came after its caller had gone: a stream holds a connection."""
-    close = getattr(getattr(response, "completion_stream", None), "close", None)
-    if close is not None:
-        close()

@@ -7,6 +7,8 @@ that another lane may raise errors of its own with the same names. Never decided
 from __future__ import annotations
 
 import json
+import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +28,18 @@ _FINAL_PARTS: Final = ("spend_limit", "PerDay")
 # 402 is final, but for this one: money that is reserved by calls in flight comes back.
 _PASSING_402: Final = "in_flight_budget_exhausted"
 
+# Errors of the layers below LiteLLM which mean that no whole answer came, by their names: those of the OpenAI SDK,
+# of httpx, and of whoever reads a body that stops half way. LiteLLM makes a 500 of most of them.
+_BROKEN_OFF: Final = frozenset({"APIConnectionError", "TransportError", "JSONDecodeError"})
+_ANSWERED: Final = "HTTPStatusError"
+
+# With these LiteLLM turns away an answer that has come, for its content: asking again is not for us to decide.
+_NOT_ACCEPTED: Final = "APIResponseValidationError"
+
+# With these nothing was sent: there was nobody to send it to.
+_NOT_REACHED: Final = (ConnectionRefusedError, socket.gaierror)
+
+_SUCCESS: Final = range(200, 300)
 _CAPACITY_STATUS: Final = frozenset({503, 529})
 _TOO_MANY: Final = 429
 _PAYMENT: Final = 402
@@ -38,17 +52,19 @@ class Failure:
 
     Attributes:
         kind: ``rate_limit`` (refused for now), ``quota`` (refused until money or a day comes), ``capacity`` (the
-            provider is overloaded), ``server`` (it broke), ``timeout``, ``connection``, ``auth``, ``not_found``,
-            ``request`` (nothing that trying again would mend).
+            provider is overloaded), ``server`` (it broke), ``timeout``, ``connection`` (no whole answer came),
+            ``auth``, ``not_found``, ``request`` (nothing that trying again would mend).
         status: the provider's HTTP status, where there was an answer.
         retry_after: seconds that the provider asks to wait, if it does.
         code: the provider's own code for the error, if it gives one.
+        charge_unknown: the provider may have worked, and bill, although no answer came.
     """
 
     kind: Kind
     status: int | None = None
     retry_after: float | None = None
     code: str | None = None
+    charge_unknown: bool = False
 
     @property
     def retryable(self) -> bool:
@@ -58,7 +74,7 @@ class Failure:
     @property
     def refused(self) -> bool:
         """Whether the provider turned the request away without working on it."""
-        return self.kind in {"rate_limit", "quota", "auth", "not_found", "request"}
+        return self.kind in {"rate_limit", "quota", "auth", "not_found", "request"} and not self.charge_unknown
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -69,12 +85,28 @@ def failure_of(error: BaseException) -> Failure:
     payload = _payload(chain)
     code = _code(payload)
     kind = _kind(names, status, code, payload)
+    if (kind == "server" or status in _SUCCESS) and _broke_off(chain):
+        kind = "connection"
+    unknown = _NOT_ACCEPTED in names or (
+        kind in {"timeout", "connection"} and not any(_not_reached(link) for link in chain)
+    )
     if any(isinstance(link, ImportError) for link in chain):
-        kind = "request"  # LiteLLM dresses a missing package up as a connection error; it will be missing next time too
-    return Failure(kind, status, _wait(chain, payload), code)
+        kind, unknown = "request", False  # LiteLLM dresses a missing package up as a connection error; it stays missing
+    return Failure(kind, status, _wait(chain, payload), code, unknown)
+
+
+def _broke_off(chain: list[BaseException]) -> bool:
+    below = {cls.__name__ for link in chain[1:] for cls in type(link).__mro__}
+    return bool(below & _BROKEN_OFF) and _ANSWERED not in below
+
+
+def _not_reached(link: BaseException) -> bool:
+    return isinstance(link, _NOT_REACHED) or any(cls.__name__ == "ClientConnectorError" for cls in type(link).__mro__)
 
 
 def _kind(names: set[str], status: int | None, code: str | None, payload: Mapping[str, Any]) -> Kind:
+    if _NOT_ACCEPTED in names:
+        return "request"
     if "AuthenticationError" in names or "PermissionDeniedError" in names:
         return "auth"
     if "NotFoundError" in names:
@@ -124,8 +156,13 @@ def _wait(chain: list[BaseException], payload: Mapping[str, Any]) -> float | Non
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was made from, outermost first."""
-    seen: set[int] = set()
+    """The error and what it was made from, outermost first.
+
+    Whoever calls from an ``except`` block has the error that is handled there hung on the end, as the context: say, the
+    429 of the provider that this call is the fallback for. That one is no part of it.
+    """
+    outside = sys.exception()
+    seen: set[int] = set() if outside is None or outside is error else {id(outside)}
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))

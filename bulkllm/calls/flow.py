@@ -10,15 +10,17 @@ recording never wait and never await, so that they may follow a cancellation or 
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any, Final
 
+from ..accounting import Usage
 from ..errors import BulkLLMError, LimitTimeout
 from ..limits import Reservation
 from ..limits.estimate import Estimate
-from .account import ERROR_ATTRIBUTE, Account, attach_record
+from .account import Account, attach_record, attach_to_error
 from .call import Call
 from .effects import Effect, Load, Reserve, Send, Sleep
-from .failure import Failure
+from .fold import guessed_usage
 from .parts import Parts
 from .stream import CallStream
 
@@ -40,23 +42,32 @@ def call_flow(parts: Parts, call: Call) -> Flow:
     yield Load(parts.lane)
     failed: Exception | None = None
     refused = False
+    unknown_charge = False
     while True:
+        reservation: Reservation | None = None
+        estimate = _NOTHING
+        over: Exception | None = None
         try:
             reservation, estimate = yield from _reserve(parts, call, account, front=refused)
         except BulkLLMError as error:
-            if failed is not None and isinstance(error, LimitTimeout):
-                raise failed from None  # the deadline is over, and this is why there was a second attempt at all
-            _record_failure(account, error, unknown_charge=False)
-            raise
+            # If the deadline is over, then what the attempt before said is why there was to be another at all.
+            over = failed if failed is not None and isinstance(error, LimitTimeout) else error
         except BaseException:
-            account.close("cancelled")
+            account.close("cancelled", unknown_charge=unknown_charge)
             raise
+        if over is not None:
+            try:
+                _record_failure(account, over, unknown_charge=unknown_charge)
+                raise over
+            finally:
+                failed = over = None
 
         if reservation is not None:
             reservation.mark_sent()
         account.sent()
+        attempt = _within_deadline(call, account)
         try:
-            response = yield Send(parts.lane, call, _attempt_seconds(call, account))
+            response = yield Send(parts.lane, attempt, attempt.timeout)
         except Exception as error:  # noqa: BLE001 - the policy decides below, and what it does not retry is raised
             failed = error
         except BaseException:  # cancelled or closed while it was under way: it stays counted
@@ -66,23 +77,27 @@ def call_flow(parts: Parts, call: Call) -> Flow:
             raise
         else:
             if call.stream:
-                return CallStream(parts, call, account, reservation, estimate, response)
+                return CallStream(parts, attempt, account, reservation, estimate, response)
             _settle_answer(parts, call, account, reservation, estimate, response)
             return response
 
         # Outside the handler: or each attempt's error would drag the ones before it along as its context.
         failure = parts.lane.failure(failed)
         refused = failure.refused
+        unknown_charge = unknown_charge or failure.charge_unknown
         if reservation is not None:
             reservation.release(keep_tokens=not refused)
         delay = call.retry.decide(failure, account.attempts, account.elapsed)
         if delay is None or (call.deadline is not None and account.elapsed + delay >= call.deadline):
-            _record_failure(account, failed, unknown_charge=_unknown_charge(failure))
-            raise failed
+            try:
+                _record_failure(account, failed, unknown_charge=unknown_charge)
+                raise failed
+            finally:
+                failed = None  # or the error's traceback would hold this frame, and this frame the error
         try:
             yield Sleep(delay)
         except BaseException:
-            account.close("cancelled", unknown_charge=_unknown_charge(failure))
+            account.close("cancelled", unknown_charge=unknown_charge)
             raise
 
 
@@ -108,11 +123,12 @@ def _reserve(
     return reservation, estimate
 
 
-def _attempt_seconds(call: Call, account: Account) -> float | None:
+def _within_deadline(call: Call, account: Account) -> Call:
+    """The call as this attempt makes it: the deadline may leave it less time than its timeout."""
     if call.deadline is None:
-        return call.timeout
+        return call
     left = max(0.001, call.deadline - account.elapsed)
-    return left if call.timeout is None else min(left, call.timeout)
+    return call if call.timeout is not None and call.timeout <= left else replace(call, timeout=left)
 
 
 def _settle_answer(
@@ -120,27 +136,22 @@ def _settle_answer(
 ) -> None:
     """A whole answer is here."""
     answer = parts.lane.answer(call, response)
+    used = answer.usage
+    guess: Usage | None = None
+    if used is None:
+        known = estimate if estimate is not _NOTHING else parts.estimator.estimate(call.model, call.options)
+        guess = guessed_usage(response, known.input_tokens)
     if reservation is not None:
         if answer.from_cache:
             reservation.refund()
-        elif answer.usage is None:
+        elif used is None:
             reservation.release()
         else:
-            used = answer.usage
             reservation.reconcile(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
             if estimate is not _NOTHING:
                 parts.estimator.learn(call.model, estimate.characters, used.input_tokens, used.output_tokens)
-    attach_record(response, account.close("ok", answer))
+    attach_record(response, account.close("ok", answer, estimated=guess))
 
 
 def _record_failure(account: Account, error: Exception, *, unknown_charge: bool) -> None:
-    record = account.close(type(error).__name__, unknown_charge=unknown_charge)
-    try:
-        setattr(error, ERROR_ATTRIBUTE, record)
-    except AttributeError:  # an exception with slots: its record is in the trackers all the same
-        return
-
-
-def _unknown_charge(failure: Failure) -> bool:
-    """Whether the provider may have worked, and bill, although no answer came."""
-    return failure.kind in {"timeout", "connection"}
+    attach_to_error(error, account.close(type(error).__name__, unknown_charge=unknown_charge))

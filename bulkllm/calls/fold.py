@@ -84,7 +84,14 @@ class StreamFold:
         return replace(told, output_tokens=output)
 
 
+def guessed_usage(response: Any, input_tokens: float) -> Usage:
+    """What a whole answer probably used, where the provider did not tell."""
+    size = sum(_delta_size(getattr(choice, "message", None)) for choice in getattr(response, "choices", None) or ())
+    return Usage(input_tokens=round(input_tokens), output_tokens=-(-size // _CHARACTERS_PER_TOKEN))
+
+
 def _delta_size(delta: Any) -> int:
+    """Characters of a delta, or of a message, which has the same fields."""
     if delta is None:
         return 0
     size = 0

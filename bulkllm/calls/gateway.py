@@ -65,14 +65,17 @@ class LiteLLMLane:
 
     def send(self, call: Call) -> Any:
         """One attempt, blocking."""
-        return getattr(self._ready(), call.operation)(**self._keywords(call))
+        return getattr(self._ready(call), call.operation)(**self._keywords(call))
 
     async def asend(self, call: Call) -> Any:
         """One attempt, in a task."""
-        return await getattr(self._ready(), "a" + call.operation)(**self._keywords(call))
+        return await getattr(self._ready(call), "a" + call.operation)(**self._keywords(call))
 
-    def _ready(self) -> Any:
+    def _ready(self, call: Call) -> Any:
         litellm = self._loaded
+        if call.operation == "embedding" and litellm.DEFAULT_MAX_RETRIES:
+            # The embeddings of Mistral, Fireworks and others never hear of our max_retries: LiteLLM takes its default.
+            litellm.DEFAULT_MAX_RETRIES = 0
         if litellm.num_retries:
             # The user's setting for all of LiteLLM would be a second retry layer below ours, in the synchronous
             # functions even against an explicit 0. LiteLLM itself clears it at the first error.
@@ -85,7 +88,7 @@ class LiteLLMLane:
         keywords["num_retries"] = 0
         keywords["max_retries"] = _NO_RETRIES
         if call.timeout is not None:
-            keywords["timeout"] = call.timeout
+            keywords.setdefault("timeout", call.timeout)  # an httpx.Timeout of the caller's stays
         if call.adds_usage_chunk:
             keywords["stream_options"] = {**(keywords.get("stream_options") or {}), "include_usage": True}
         return keywords
@@ -99,7 +102,7 @@ class LiteLLMLane:
     def timed_out(self, call: Call) -> Exception:
         """LiteLLM's own Timeout, for the wall clock that LiteLLM does not watch."""
         error: Exception = self._loaded.exceptions.Timeout(
-            message=f"no whole answer within {call.timeout} s of wall clock",
+            message=f"no whole answer within {call.timeout:g} s of wall clock",
             model=call.model,
             llm_provider=call.provider,
         )
@@ -108,8 +111,7 @@ class LiteLLMLane:
     def answer(self, call: Call, response: Any) -> Answer:
         """Read a whole response. Never raises: the call is paid."""
         hidden = getattr(response, "_hidden_params", None)
-        told = getattr(response, "usage", None)
-        usage = Usage.from_litellm(told) if told is not None else None
+        usage = _told(getattr(response, "usage", None))
         cost, note = self._cost(call, response, usage)
         return Answer(
             usage=usage,
@@ -117,7 +119,8 @@ class LiteLLMLane:
             cost_note=note,
             model=getattr(response, "model", None),
             endpoint=_endpoint(call, hidden),
-            from_cache=_get(hidden, "cache_hit") is True,
+            # For a list of embeddings LiteLLM speaks of a hit if one of them was cached; the others were paid for.
+            from_cache=_get(hidden, "cache_hit") is True and cost is not None,
         )
 
     def streamed_answer(self, call: Call, fold: StreamFold, stream: Any) -> Answer:
@@ -125,13 +128,14 @@ class LiteLLMLane:
         hidden = getattr(stream, "_hidden_params", None)
         cost: float | None = None
         note: str | None = "the provider told no usage"
-        if fold.told is not None:
+        usage = fold.usage if _told_by_provider(stream) else None
+        if usage is not None:
             whole = fold.whole
             if whole is None:
                 whole = self._loaded.types.utils.ModelResponse(model=fold.model or call.model, usage=fold.told)
-            cost, note = self._cost(call, whole, fold.usage)
+            cost, note = self._cost(call, whole, usage)
         return Answer(
-            usage=fold.usage,
+            usage=usage,
             cost=cost,
             cost_note=note,
             model=fold.model,
@@ -146,6 +150,20 @@ class LiteLLMLane:
         except Exception:  # the call is paid: a calculator that breaks must not take the answer away
             logger.exception("LiteLLM's cost calculator broke for model %s: the cost is unknown", call.model)
             return None, "LiteLLM's cost calculator broke"
+
+
+def _told(usage: Any) -> Usage | None:
+    """What the provider told: where it told nothing, LiteLLM hands over zeros."""
+    if usage is None:
+        return None
+    read = Usage.from_litellm(usage)
+    return read if read.total_tokens else None
+
+
+def _told_by_provider(stream: Any) -> bool:
+    """Whether a usage at the end of a stream is the provider's: where it told none, LiteLLM counts the text itself."""
+    chunks = getattr(stream, "chunks", None)
+    return not isinstance(chunks, list) or any(_told(getattr(chunk, "usage", None)) for chunk in reversed(chunks))
 
 
 def _get(hidden: Any, name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from ..errors import ConfigError
 from .failure import Failure
@@ -35,11 +36,13 @@ class RetryPolicy:
     rand: Callable[[], float] = field(default=random.random, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ConfigError(f"RetryPolicy(max_attempts={self.max_attempts}) must be at least 1, the first attempt")
-        for name in ("base_delay", "max_delay", "max_retry_after"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"RetryPolicy({name}={getattr(self, name)}) must not be negative")
+        attempts = cast("object", self.max_attempts)  # users without a type checker too
+        if not isinstance(attempts, int) or attempts < 1:
+            raise ConfigError(f"RetryPolicy(max_attempts={self.max_attempts!r}) must be 1 or more, the first included")
+        for name in ("base_delay", "max_delay", "max_retry_after", "max_elapsed"):
+            value = getattr(self, name)
+            if not (name == "max_elapsed" and value is None) and not (isinstance(value, int | float) and value >= 0):
+                raise ConfigError(f"RetryPolicy({name}={value!r}) must be a number of seconds, 0 or more")
 
     def with_attempts(self, max_attempts: int) -> RetryPolicy:
         """The same policy with another number of attempts."""

@@ -14,10 +14,12 @@ from typing import Any, Self
 from ..accounting import Usage, UsageRecord
 from ..limits import Reservation
 from ..limits.estimate import Estimate
-from .account import Account
+from .account import Account, attach_to_error
 from .call import Call
+from .closing import aclose_source, close_source
 from .fold import StreamFold
 from .parts import Parts
+from .wallclock import OutOfTimeError, run_within
 
 
 class CallStream:
@@ -64,22 +66,32 @@ class CallStream:
     def __next__(self) -> Any:
         while True:
             try:
-                self._check_time()
-                chunk = next(self._source)
+                chunk = self._next()
             except StopIteration:
                 self._finish()
                 raise
             except BaseException as error:
                 self._break(error)
-                self._close_source()
+                close_source(self._source)
                 raise
             if self._take(chunk):
                 return chunk
 
+    def _next(self) -> Any:
+        if self._ends_at is None:
+            return next(self._source)
+        left = self._ends_at - self._parts.clock()
+        if left <= 0:
+            raise self._parts.lane.timed_out(self._call)
+        try:
+            return run_within(left, lambda: next(self._source), discard=_forget)
+        except OutOfTimeError:
+            raise self._parts.lane.timed_out(self._call) from None
+
     def close(self) -> None:
-        """Stop reading: the connection is given back and the record made."""
+        """Stop reading: the record is made, and then the connection given back."""
         self._abandon()
-        self._close_source()
+        close_source(self._source)
 
     def __enter__(self) -> Self:
         return self
@@ -121,9 +133,7 @@ class CallStream:
     async def aclose(self) -> None:
         """Stop reading: the record is made, and then the connection given back."""
         self._abandon()
-        close = getattr(self._source, "aclose", None)
-        if close is not None:
-            await close()
+        await aclose_source(self._source)
 
     async def __aenter__(self) -> Self:
         return self
@@ -143,16 +153,25 @@ class CallStream:
         return not (only_usage and self._call.adds_usage_chunk)
 
     def _finish(self) -> None:
-        if self._account.record is None:
-            fold = self._fold
-            answer = self._parts.lane.streamed_answer(self._call, fold, self._source)
-            self._settle(fold.usage)
-            self._account.close("ok", answer, estimated=None if fold.usage else self._guess())
+        if self._account.record is not None:
+            return
+        call, estimate = self._call, self._estimate
+        answer = self._parts.lane.streamed_answer(call, self._fold, self._source)
+        used = answer.usage
+        guess = self._fold.usage or self._guess() if used is None else None
+        self._settle(None if answer.from_cache else used or guess)
+        if used is not None and estimate.characters and not answer.from_cache:
+            self._parts.estimator.learn(call.model, estimate.characters, used.input_tokens, used.output_tokens)
+        self._account.close("ok", answer, estimated=guess)
 
     def _break(self, error: BaseException) -> None:
         """The provider broke off, or the reader was cancelled: counted with what had come."""
-        outcome = type(error).__name__ if isinstance(error, Exception) else "cancelled"
-        self._end_early(outcome)
+        if isinstance(error, Exception):
+            self._end_early(type(error).__name__)
+            if self._account.record is not None:
+                attach_to_error(error, self._account.record)
+        else:
+            self._end_early("cancelled")
 
     def _abandon(self) -> None:
         self._end_early("cancelled")
@@ -170,26 +189,19 @@ class CallStream:
         return self._fold.estimated(estimate.input_tokens)
 
     def _settle(self, usage: Usage | None) -> None:
+        """Settle with what it used; None where nothing was sent, for LiteLLM's own cache answered."""
         reservation, self._reservation = self._reservation, None
         if reservation is None:
             return
         if usage is None:
-            reservation.release()
+            reservation.refund()
         else:
             reservation.reconcile(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
-
-    def _check_time(self) -> None:
-        if self._ends_at is not None and self._parts.clock() > self._ends_at:
-            raise self._parts.lane.timed_out(self._call)
-
-    def _close_source(self) -> None:
-        """LiteLLM's synchronous stream cannot be closed; what it reads from can."""
-        for source in (self._source, getattr(self._source, "completion_stream", None)):
-            close = getattr(source, "close", None)
-            if close is not None:
-                close()
-                return
 
     def __del__(self) -> None:
         if "_account" in self.__dict__ and self._account.record is None:
             self._abandon()
+
+
+def _forget(chunk: Any) -> None:
+    """A chunk that came after its reader had gone."""

@@ -41,7 +41,7 @@ def run_within(seconds: float | None, function: Callable[[], Result], *, discard
     job = _Job(function, discard)
     _hand_over(job)
     try:
-        in_time = job.done.acquire(timeout=seconds)
+        in_time = job.done.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
     except BaseException:  # interrupted: nobody will fetch the result
         job.abandon()
         raise

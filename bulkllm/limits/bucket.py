@@ -41,11 +41,14 @@ class TokenBucket:
         self._span = self.capacity / self.rate
         self._empty_at = -math.inf
 
-    def ready_at(self, amount: float, now: float) -> float:
-        """When ``amount`` fits, or the bucket is full if it is more than that; ``now`` or earlier means at once."""
+    def ready_at(self, amount: float, now: float, after: float = 0.0) -> float:
+        """When ``amount`` fits, or the bucket is full if it is more than that; ``now`` or earlier means at once.
+
+        ``after``: suppose that this much is taken before.
+        """
         full_from = now - self._span
         start = self._empty_at if self._empty_at > full_from else full_from
-        return start + (amount if amount < self.capacity else self.capacity) / self.rate - _SLACK
+        return start + (after + (amount if amount < self.capacity else self.capacity)) / self.rate - _SLACK
 
     def take(self, amount: float, now: float) -> None:
         """Take an amount, into debt if need be."""
@@ -82,7 +85,18 @@ class SlidingWindow:
     What is taken counts as pending, which never expires, until :meth:`send` stamps it.
     """
 
-    __slots__ = ("_grains", "_pending", "_used", "_width", "capacity", "dimension", "name", "period", "quota")
+    __slots__ = (
+        "_grains",
+        "_pending",
+        "_unsent",
+        "_used",
+        "_width",
+        "capacity",
+        "dimension",
+        "name",
+        "period",
+        "quota",
+    )
 
     def __init__(self, name: str, dimension: int, quota: float, period: float) -> None:
         self.name = name
@@ -91,29 +105,35 @@ class SlidingWindow:
         self.capacity = quota
         self.period = period
         self._pending = 0.0
+        self._unsent = 0  # how many make up what is pending
         self._used = 0.0
         self._width = period / _GRAIN
         self._grains: deque[Grain] = deque()
 
-    def ready_at(self, amount: float, now: float) -> float:
-        """When ``amount`` fits; infinity if that hangs on a request that is not sent yet."""
+    def ready_at(self, amount: float, now: float, after: float = 0.0) -> float:
+        """When ``amount`` fits; infinity if that hangs on a request that is not sent yet.
+
+        ``after``: suppose that this much is taken before, and not sent yet.
+        """
         self._expire(now)
-        excess = self._used + self._pending + min(amount, self.capacity) - self.capacity
+        excess = self._used + self._pending + after + min(amount, self.capacity) - self.capacity
         if excess <= _SLACK:
             return now
         for grain in self._grains:
             excess -= grain.amount
             if excess <= _SLACK:
                 return grain.stamp + self.period
-        return math.inf
+        # Fractions of tokens may leave a rounding error above the slack: that is no reason to wait for ever.
+        return math.inf if self._unsent or after else self._grains[-1].stamp + self.period
 
     def take(self, amount: float, now: float) -> None:  # noqa: ARG002 - the bucket needs to know when
         """Take an amount: pending until it is sent."""
         self._pending += amount
+        self._unsent += 1
 
     def send(self, amount: float, now: float) -> Grain:
         """What was pending was sent: it leaves the window one period from now."""
-        self._pending -= amount
+        self.give_pending(amount)
         grains = self._grains
         if not grains or now - grains[-1].began >= self._width:
             grains.append(Grain(max(now, grains[-1].stamp) if grains else now))
@@ -126,11 +146,12 @@ class SlidingWindow:
     def unsend(self, amount: float, grain: Grain, now: float) -> None:
         """What was stamped turns out not to be sent yet: it is pending again."""
         self.give(amount, grain, now)
-        self._pending += amount
+        self.take(amount, now)
 
     def give_pending(self, amount: float) -> None:
         """Give back what was never sent."""
-        self._pending -= amount
+        self._unsent -= 1
+        self._pending = self._pending - amount if self._unsent else 0.0
 
     def give(self, amount: float, grain: Grain, now: float) -> None:
         """Correct what was sent at ``grain`` (negative: it was more); what has left the window is past correcting."""

@@ -9,7 +9,8 @@ through others, form a *group*; nothing in one group ever touches another.
 
 The order. In each pool nobody overtakes a ticket which that pool holds up; a ticket that is held up only elsewhere
 does not idle this pool. A ticket which no single pool has held up all the time would be losing its turn again and
-again, now to the one queue, now to the other: from then on nobody overtakes it anywhere.
+again, now to the one queue, now to the other: from then on nobody overtakes it anywhere, unless it goes no later for
+that (a limit that is closed for an hour must not idle the others for an hour).
 """
 
 from __future__ import annotations
@@ -75,16 +76,22 @@ class Pool:
                 ready = at
         return ready
 
+    def delays(self, first: Amounts, second: Amounts, until: float, now: float) -> bool:
+        """Whether the second could go only after ``until`` in this pool if the first went now."""
+        return self.in_flight + 1 >= self.max_in_flight or any(
+            meter.ready_at(second[meter.dimension], now, first[meter.dimension]) > until for meter in self.meters
+        )
+
 
 def _meters(spec: RateLimit) -> tuple[Meter, ...]:
     meters: list[Meter] = []
     for name, dimension, amount, period in spec.quotas:
         if spec.window == "sliding":
             meters.append(SlidingWindow(name, dimension, amount, period))
-            if dimension == REQUESTS and spec.burst is not None and spec.burst < amount:
+            if name == "rpm" and spec.burst is not None and spec.burst < amount:
                 meters.append(TokenBucket(f"{name} burst", dimension, amount, period, capacity=spec.burst))
         else:
-            capacity = min(amount, spec.burst) if dimension == REQUESTS and spec.burst is not None else amount
+            capacity = spec.burst if name == "rpm" else None  # a day's quota is not doled out over the day
             meters.append(TokenBucket(name, dimension, amount, period, capacity=capacity))
     return tuple(meters)
 
@@ -109,7 +116,7 @@ class Ticket:
 class Lane:
     """The queue of those who need the same set of pools."""
 
-    __slots__ = ("counts_tokens", "group", "pools", "queue", "waiting", "windows")
+    __slots__ = ("counts_tokens", "group", "in_flight", "pools", "queue", "waiting", "windows")
 
     def __init__(self, pools: tuple[Pool, ...]) -> None:
         self.pools = pools
@@ -117,6 +124,7 @@ class Lane:
         self.counts_tokens = any(meter.dimension != REQUESTS for pool in pools for meter in pool.meters)
         self.queue: list[tuple[tuple[float, int], Ticket]] = []
         self.waiting = 0
+        self.in_flight = 0
         self.group: Group
 
     def head(self) -> Ticket | None:
@@ -143,6 +151,32 @@ class Group:
         self.lanes: list[Lane] = []
         self.waiting = 0
         self.alarm = math.inf
+
+
+class _Round:
+    """What one round of grants has learnt of the heads that may not go yet."""
+
+    __slots__ = ("alarm", "claims", "held", "watched")
+
+    def __init__(self) -> None:
+        self.alarm = math.inf
+        self.held: set[Pool] = set()
+        # Pools that would let a head go which others hold up: they may cease to, as this round goes on.
+        self.watched: list[tuple[Pool, Amounts, float]] = []
+        # Such pools that must let a strict head go by the time that the others do.
+        self.claims: list[tuple[Pool, Amounts, float]] = []
+
+    def granted(self, lane: Lane, now: float) -> None:
+        """See whom this grant leaves too little for: from here on that pool holds it up too."""
+        for pool, amounts, as_of in self.watched:
+            if pool in lane.pools and pool not in self.held and (at := pool.ready_at(amounts, as_of)) > now:
+                self.held.add(pool)
+                if at < self.alarm:
+                    self.alarm = at
+
+    def claimed(self, pool: Pool, amounts: Amounts, now: float) -> bool:
+        """Whether taking this from a pool would make a strict head go later."""
+        return any(pool is other and pool.delays(amounts, wanted, until, now) for other, wanted, until in self.claims)
 
 
 class Core:
@@ -194,15 +228,11 @@ class Core:
         return ticket.state == GRANTED
 
     def try_request(self, ticket: Ticket, now: float) -> bool:
-        """Grant a ticket if that overtakes nobody; otherwise forget it."""
-        self._check_possible(ticket)
-        lane = ticket.lane
-        if lane.ready_at(ticket.amounts, now) > now or any(
-            not set(lane.pools).isdisjoint(other.pools) for other in lane.group.lanes if other.waiting
-        ):
-            return False
-        self._grant(ticket, now)
-        return True
+        """Grant a ticket if it need not wait; otherwise forget it."""
+        if self.request(ticket, now):
+            return True
+        self.settle(ticket, now, None)
+        return False
 
     def stamp(self, ticket: Ticket, now: float) -> None:
         """The request goes out now: this is when a sliding window begins to count it. The latest stamp holds."""
@@ -261,6 +291,11 @@ class Core:
         """The earliest moment at which :meth:`due` may have something to do; infinity if there is none."""
         return self._alarms[0][0] if self._alarms else math.inf
 
+    @property
+    def in_flight(self) -> int:
+        """How many hold a grant."""
+        return sum(lane.in_flight for lane in self._lanes.values())
+
     def waiting_for(self, pool: Pool) -> int:
         """How many stand in line for a pool, alone or among others."""
         return sum(lane.waiting for lane in self._lanes.values() if pool in lane.pools)
@@ -268,6 +303,8 @@ class Core:
     def forget_waiters(self) -> None:
         """Nobody who waits is there any more (this is a forked child): never grant to them."""
         for lane in self._lanes.values():
+            for _, ticket in lane.queue:
+                ticket.state = SETTLED
             lane.queue.clear()
             lane.waiting = lane.group.waiting = 0
         self._alarms.clear()
@@ -300,36 +337,37 @@ class Core:
         """Grant, in order, all that may go; and set the group's alarm for the next."""
         heads = [(head.order, lane) for lane in group.lanes if lane.waiting and (head := lane.head())]
         heapq.heapify(heads)
-        held: set[Pool] = set()
-        alarm = math.inf
+        seen = _Round()
         while heads:
             lane = heads[0][1]
             ticket = lane.head()
             assert ticket is not None  # noqa: S101 - only lanes with somebody waiting are in here
             as_of = max(ticket.since, now - LATENESS)
-            ready = self._hold_up(ticket, held, now, as_of)
+            ready = self._hold_up(ticket, seen, now, as_of)
             if ready <= now:
                 heapq.heappop(lane.queue)
                 self._leave(ticket)
                 self._grant(ticket, max(ready, as_of))
                 self.granted.append(ticket)
+                if seen.watched:
+                    seen.granted(lane, now)
                 head = lane.head()
                 if head is None:
                     heapq.heappop(heads)
                 else:
                     heapq.heapreplace(heads, (head.order, lane))
             else:
-                alarm = min(alarm, ready)
                 heapq.heappop(heads)
-        if alarm < group.alarm:
-            group.alarm = alarm
+        if seen.alarm < group.alarm:
+            group.alarm = seen.alarm
             self._serial += 1
-            heapq.heappush(self._alarms, (alarm, self._serial, group))
+            heapq.heappush(self._alarms, (group.alarm, self._serial, group))
 
-    def _hold_up(self, ticket: Ticket, held: set[Pool], now: float, as_of: float) -> float:
-        """When a head could go; if not now, add the pools that hold it up to those which nobody may overtake it in.
+    def _hold_up(self, ticket: Ticket, seen: _Round, now: float, as_of: float) -> float:
+        """Since when a head may go; infinity if it may not.
 
-        Infinity where it stands behind others: then their going is the event to wait for.
+        Then nobody may overtake it in the pools that hold it up, and the alarm is due when the first of them lets
+        go of it: then others may use that pool. Where it only stands behind others, their going is what to wait for.
         """
         ready = -math.inf
         behind = False
@@ -338,25 +376,36 @@ class Core:
             at = pool.ready_at(ticket.amounts, as_of)
             if at > ready:
                 ready = at
-            if pool in held:
-                behind = True
+            if pool in seen.held:
                 holding.append(pool)
+                behind = True
             elif at > now:
                 holding.append(pool)
+                if at < seen.alarm:
+                    seen.alarm = at
+            elif seen.claims and seen.claimed(pool, ticket.amounts, now):
+                holding.append(pool)
+                behind = True
         if not holding:
             return ready
         if not ticket.strict:
             before = ticket.held_throughout
             ticket.held_throughout = frozenset(holding) if before is None else before.intersection(holding)
             ticket.strict = not ticket.held_throughout
-        held.update(ticket.lane.pools if ticket.strict else holding)
-        return math.inf if behind else ready
+        seen.held.update(holding)
+        for pool in ticket.lane.pools:
+            if pool not in holding:
+                seen.watched.append((pool, ticket.amounts, as_of))
+                if ticket.strict and not behind:
+                    seen.claims.append((pool, ticket.amounts, ready))
+        return math.inf
 
     # -- the pools -------------------------------------------------------------------------------------------
 
     def _grant(self, ticket: Ticket, now: float) -> None:
         ticket.state = GRANTED
         amounts = ticket.amounts
+        ticket.lane.in_flight += 1
         for pool in ticket.lane.pools:
             pool.in_flight += 1
             for meter in pool.meters:
@@ -368,6 +417,7 @@ class Core:
             amounts = ticket.amounts  # nobody told when it was sent: no later than now
             ticket.grains = [window.send(amounts[window.dimension], now) for window in lane.windows]
         grains = iter(ticket.grains or ())
+        lane.in_flight -= 1
         for pool in lane.pools:
             pool.in_flight -= 1
             for meter in pool.meters:
@@ -414,5 +464,6 @@ class Core:
                 group.alarm = absorbed.alarm
                 self._serial += 1
                 heapq.heappush(self._alarms, (group.alarm, self._serial, group))
+            absorbed.alarm = math.inf  # its alarm would see to these lanes alone, past those who stand before them
         lane.group = group
         group.lanes.append(lane)

@@ -56,7 +56,7 @@ class TokenEstimator:
         characters, messages = _size(options)
         input_tokens = characters / calibration.characters_per_token + messages * _TOKENS_PER_MESSAGE
         bound = _bound(options)
-        output_tokens = calibration.output_tokens if bound is None else bound * (options.get("n") or 1)
+        output_tokens = calibration.output_tokens if bound is None else bound * _answers(options)
         if "input" in options and "messages" not in options and "max_output_tokens" not in options:
             output_tokens = calibration.output_tokens if calibration.answers else 0.0  # an embedding has no output
         return Estimate(input_tokens, output_tokens, characters)
@@ -100,11 +100,22 @@ def _bound(options: Mapping[str, Any]) -> float | None:
     return None
 
 
+def _answers(options: Mapping[str, Any]) -> int:
+    """How many answers are asked for. What makes no sense is LiteLLM's to refuse."""
+    number = options.get("n")
+    return number if isinstance(number, int) and number > 0 else 1
+
+
+def _content(message: object) -> object:
+    """A message's content. An answer that goes on in a conversation is one of LiteLLM's objects, not a dict."""
+    return message.get("content") if isinstance(message, Mapping) else getattr(message, "content", None)
+
+
 def _size(options: Mapping[str, Any]) -> tuple[int, int]:
     """Characters and messages of a request."""
     messages = options.get("messages")
-    if isinstance(messages, list):
-        characters = sum(_characters(message.get("content")) for message in messages if isinstance(message, Mapping))
+    if isinstance(messages, list | tuple):
+        characters = sum(_characters(_content(message)) for message in messages)
         count = len(messages)
     else:
         characters = _characters(options.get("input"))
@@ -123,4 +134,4 @@ def _characters(content: object) -> int:
     if isinstance(content, Mapping):
         text = content.get("text", content.get("content"))
         return len(text) if isinstance(text, str) else _CHARACTERS_PER_PART
-    return 0 if content is None else 1
+    return round(_CHARACTERS_PER_TOKEN) if isinstance(content, int) else 0  # an embedding's input may be tokens already

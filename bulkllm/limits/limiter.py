@@ -9,6 +9,7 @@ made by whatever happens next (an arrival, a release, the alarm) on the head's b
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 import time
@@ -92,12 +93,9 @@ class RateLimiter:
             front: go before all others, as a retry of a request that the provider refused.
 
         Raises:
-            ConfigError: a number of tokens is negative.
+            ConfigError: a number of tokens is negative or not a number.
         """
-        if input_tokens < 0 or output_tokens < 0:
-            raise ConfigError(f"tokens cannot be negative: input_tokens={input_tokens}, output_tokens={output_tokens}")
-        amounts = (1.0, input_tokens + output_tokens, input_tokens, output_tokens)
-        return Reservation(self, model, amounts, timeout, priority, front)
+        return Reservation(self, model, _amounts(input_tokens, output_tokens), timeout, priority, front)
 
     def try_reserve(self, model: str, *, input_tokens: float = 0, output_tokens: float = 0) -> Reservation | None:
         """A reservation that is granted already, or None if it would have to wait or to overtake somebody.
@@ -106,13 +104,18 @@ class RateLimiter:
             ImpossibleRequest: it needs more than a limit's whole quota.
         """
         reservation = self.reserve(model, input_tokens=input_tokens, output_tokens=output_tokens)
-        with self._lock:
-            self._take_in()
-            now = self._clock()
-            ticket = reservation._ticket = Ticket(self._core.lane(model), reservation._amounts)
-            granted = self._core.try_request(ticket, now)
-            self._core.stamp(ticket, now)
-        self._after()
+        core = self._core
+        try:
+            with self._lock:
+                self._take_in()
+                now = self._clock()
+                ticket = Ticket(core.lane(model), reservation._amounts)
+                granted = core.try_request(ticket, now)
+                if granted:
+                    core.stamp(ticket, now)
+                    reservation._ticket = ticket
+        finally:
+            self._after()
         return reservation if granted else None
 
     def status(self, model: str | None = None) -> LimitStatus:
@@ -122,8 +125,8 @@ class RateLimiter:
             self._take_in()
             now = self._clock()
             core.due(now)
-            pools = core.pools if model is None else core.lane(model).pools
-            waiting = core.waiting if model is None else core.lane(model).waiting
+            lane = core if model is None else core.lane(model)
+            waiting, in_flight = lane.waiting, lane.in_flight
             states = tuple(
                 PoolStatus(
                     limit=pool.spec,
@@ -131,10 +134,10 @@ class RateLimiter:
                     in_flight=pool.in_flight,
                     waiting=core.waiting_for(pool),
                 )
-                for pool in pools
+                for pool in lane.pools
             )
         self._after()
-        return LimitStatus(model, states, waiting, max((state.in_flight for state in states), default=0))
+        return LimitStatus(model, states, waiting, in_flight)
 
     def holds(self, model: str) -> bool:
         """Whether any limit holds for a model. Cheap."""
@@ -160,19 +163,24 @@ class RateLimiter:
     def _request(self, reservation: Reservation, make_waiter: Callable[[], Waiter]) -> Waiter | None:
         """Ask for a grant. Returns what will be woken if it must be waited for."""
         core = self._core
-        with self._lock:
-            if self._news:
-                self._take_in()
-            now = self._clock()
-            ticket = reservation._ticket = Ticket(core.lane(reservation.model), reservation._amounts)
-            if core.request(ticket, now, priority=reservation.priority, front=reservation.front):
-                core.stamp(ticket, now)
-            else:
-                ticket.waiter = make_waiter()
-                self._alarm.start()
-                self._alarm.forward(core.next_alarm())
-        if self._news or core.granted:
-            self._after()
+        try:
+            with self._lock:
+                if self._news:
+                    self._take_in()
+                now = self._clock()
+                ticket = reservation._ticket = Ticket(core.lane(reservation.model), reservation._amounts)
+                if core.request(ticket, now, priority=reservation.priority, front=reservation.front):
+                    core.stamp(ticket, now)
+                else:
+                    ticket.waiter = make_waiter()
+                    self._alarm.start()
+                    self._alarm.forward(core.next_alarm())
+        except BaseException:  # impossible, no event loop, no thread to be had: it must not stay in line
+            reservation.refund()
+            raise
+        finally:  # also for the sake of others, who may have posted news while this one held the lock
+            if self._news or core.granted:
+                self._after()
         return ticket.waiter
 
     def _resume(self, ticket: Ticket) -> None:
@@ -322,8 +330,9 @@ class Reservation:
 
     def _wait_in_thread(self, waiter: _ThreadWaiter) -> None:
         began = time.monotonic()
+        longest = -1 if self._timeout is None else min(max(self._timeout, 0.0), threading.TIMEOUT_MAX)
         try:
-            waiter.gate.acquire(timeout=-1 if self._timeout is None else self._timeout)
+            waiter.gate.acquire(timeout=longest)
         except BaseException:  # interrupted: whatever happened meanwhile, nothing is held
             self.refund()
             raise
@@ -335,6 +344,8 @@ class Reservation:
         try:
             await waiter.future
             while waiter.away and (ticket := self._ticket) is not None:
+                if timer is not None and timer.when() <= waiter.loop.time():
+                    break  # its time ran out while its loop stood still: the timer will not ring again
                 waiter.renew()
                 self._limiter._resume(ticket)
                 await waiter.future
@@ -368,11 +379,15 @@ class Reservation:
             self._limiter._post(_STAMP, ticket)
 
     def reconcile(self, *, input_tokens: float | None = None, output_tokens: float | None = None) -> None:
-        """Settle with what the request really used; what is not given counts as estimated. May go into debt."""
+        """Settle with what the request really used; what is not given counts as estimated. May go into debt.
+
+        Raises:
+            ConfigError: a number of tokens is negative or not a number; nothing is settled.
+        """
         _, _, estimated_input, estimated_output = self._amounts
         used_input = estimated_input if input_tokens is None else input_tokens
         used_output = estimated_output if output_tokens is None else output_tokens
-        self._settle((1.0, used_input + used_output, used_input, used_output))
+        self._settle(_amounts(used_input, used_output))
 
     def release(self, *, keep_tokens: bool = True) -> None:
         """Settle a request that was sent and failed: it stays counted, its tokens if ``keep_tokens``."""
@@ -386,6 +401,7 @@ class Reservation:
         ticket = self._ticket
         if ticket is not None:
             self._ticket = None
+            self._sent = False  # it may be entered again
             self._limiter._post(_SETTLE, ticket, actual)
 
     # -- as a context ----------------------------------------------------------------------------------------
@@ -414,6 +430,15 @@ class Reservation:
     def __del__(self) -> None:
         if self._ticket is not None:
             self._settle(self._amounts if self._sent else None)
+
+
+def _amounts(input_tokens: float, output_tokens: float) -> Amounts:
+    total = input_tokens + output_tokens
+    if not (input_tokens >= 0 and output_tokens >= 0 and total < math.inf):  # this way round NaN does not pass
+        raise ConfigError(
+            f"tokens must be numbers of 0 or more: input_tokens={input_tokens}, output_tokens={output_tokens}"
+        )
+    return (1.0, total, input_tokens, output_tokens)
 
 
 class _ThreadWaiter:

@@ -47,8 +47,8 @@ class RateLimit:
         rpd: requests a day.
         tpd: tokens a day, input and output together.
         max_in_flight: requests under way at once.
-        burst: how many requests may start at once after a pause; one period's quota unless said otherwise.
-            Tokens may always burst one period's quota.
+        burst: how many of the requests of ``rpm`` may start at once after a pause; one period's quota unless said
+            otherwise. Tokens may always burst one period's quota, and a day's quota may be used up at once.
         window: how the provider counts: ``"bucket"`` is refilled continuously, ``"sliding"`` counts the trailing
             ``period`` exactly.
         period: seconds that rpm, tpm, itpm and otpm speak of.
@@ -88,7 +88,7 @@ class RateLimit:
         period: float = 60.0,
         name: str | None = None,
     ) -> None:
-        patterns = (models,) if isinstance(models, str | re.Pattern) else tuple(models)
+        patterns = _patterns(models)
         label = name or ", ".join(p if isinstance(p, str) else f"/{p.pattern}/" for p in patterns)
         values = {
             "models": patterns, "rpm": rpm, "tpm": tpm, "itpm": itpm, "otpm": otpm, "rpd": rpd, "tpd": tpd,
@@ -100,11 +100,6 @@ class RateLimit:
         object.__setattr__(self, "_matchers", tuple(_matcher(pattern) for pattern in patterns))
 
     def _check(self) -> None:
-        if not self.models:
-            raise ConfigError("RateLimit(models=...) is empty; name at least one model or pattern, or leave it out")
-        for pattern in cast("tuple[object, ...]", self.models):  # users without a type checker too
-            if not isinstance(pattern, str | re.Pattern) or pattern == "":
-                raise ConfigError(f"RateLimit(models=...) takes names, globs and compiled patterns, not {pattern!r}")
         numbers = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "max_in_flight", "burst", "period")
         for key in numbers:
             value = getattr(self, key)
@@ -114,6 +109,8 @@ class RateLimit:
                 raise ConfigError(f"RateLimit({key}={value!r}) must be a positive number")
         if self.burst is not None and self.burst < 1:
             raise ConfigError(f"RateLimit(burst={self.burst!r}) must be at least 1: it counts requests")
+        if self.burst is not None and self.rpm is None:
+            raise ConfigError(f"RateLimit(burst={self.burst!r}) bounds how much of rpm may start at once: give rpm too")
         if self.max_in_flight is not None and self.max_in_flight != int(self.max_in_flight):
             raise ConfigError(f"RateLimit(max_in_flight={self.max_in_flight!r}) must be a whole number")
         if self.window not in ("bucket", "sliding"):
@@ -149,6 +146,19 @@ class RateLimit:
             if regex.fullmatch(model) or (bare and not with_provider and regex.fullmatch(bare)):
                 return True
         return False
+
+
+def _patterns(models: object) -> tuple[Pattern, ...]:
+    """What was given as ``models``, looked through: users without a type checker are helped too."""
+    one = isinstance(models, str | re.Pattern) or not isinstance(models, Iterable)
+    patterns = (models,) if one else tuple(cast("Iterable[object]", models))
+    if not patterns:
+        raise ConfigError("RateLimit(models=...) is empty; name at least one model or pattern, or leave it out")
+    for pattern in patterns:
+        text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+        if not isinstance(text, str) or pattern == "":
+            raise ConfigError(f"RateLimit(models=...) takes names, globs and compiled patterns, not {pattern!r}")
+    return cast("tuple[Pattern, ...]", patterns)
 
 
 def _matcher(pattern: Pattern) -> tuple[re.Pattern[str], bool]:

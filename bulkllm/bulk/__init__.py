@@ -1,0 +1,16 @@
+"""Bulk runs: many rows from a file or an iterable, each answer on disk as it comes, continued by the same call again.
+
+What may live here: request, identity and options (what a row is) · sources and tabular (where rows come from) · intake
+(which of them are to be asked) · keytable (what is remembered of a row) · lines, journal, flush and locking (the
+results file) · pools and engine (which row is next) · verdict and redact (what a failure means and shows) · recorder ·
+job · runner (the public functions) · result · progress.
+"""
+
+from __future__ import annotations
+
+from .progress import Progress
+from .request import BulkRequest
+from .result import ResultRow, RowError, RunResult, read_results
+from .runner import arun, run, stream
+
+__all__ = ["BulkRequest", "Progress", "ResultRow", "RowError", "RunResult", "arun", "read_results", "run", "stream"]

@@ -1,0 +1,312 @@
+"""The rows' way through: which is asked next, how many at once, and how it all ends.
+
+What may live here: the order of things. What a row means, where it is written and what a failure tells is known
+elsewhere. All of it runs on one event loop, so there are no locks.
+
+Each pool has its own line of waiting rows and its own number of rows in flight, so a slow or a stopped pool holds
+nobody else up. A row that finishes starts the next one of its pool: nothing polls, and nothing looks at all rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from functools import partial
+from typing import Any, TypeAlias
+
+from ..accounting import UsageRecord
+from ..calls import record_of_error
+from .intake import BadRow, Intake, Item, Met, PoolName, Waiting
+from .keytable import KeyTable
+from .pools import Pool
+from .recorder import Recorder
+from .redact import redact
+from .request import BulkRequest, secrets_of
+from .resting import at_rest
+from .result import ResultRow, RowError
+from .sources import Indexed, Streamed
+from .verdict import Verdict, judge
+
+logger = logging.getLogger(__name__)
+
+Call: TypeAlias = Callable[[BulkRequest], Awaitable[tuple[Any, UsageRecord | None]]]
+Emit: TypeAlias = Callable[[ResultRow], Awaitable[None]]
+
+_SHOWN = 300  # characters of the error that stopped a pool
+_READ_AHEAD = 4  # how many times the rows in flight a stream's rows may wait in memory for other pools' sake
+_BREATHE = 200  # rows of a stream that are passed over before others have their turn
+
+
+class Engine:
+    """Asks rows until there are no more, or until it is told to stop.
+
+    Args:
+        intake: has met, or will meet, the rows.
+        call: asks one row.
+        table: what is known of rows.
+        recorder: writes finished rows down.
+        cap: rows in flight in each pool at most.
+        emit: is given each finished row; while it waits, the row's place stays taken.
+        limit: of a stream, only so many rows.
+
+    Attributes:
+        error: what ended the run and is to be raised when the rows in flight are done.
+        halting: no more rows are started.
+        active: rows in flight.
+    """
+
+    def __init__(
+        self,
+        *,
+        intake: Intake,
+        call: Call,
+        table: KeyTable,
+        recorder: Recorder,
+        cap: int,
+        emit: Emit | None,
+        limit: int | None,
+    ) -> None:
+        self._intake = intake
+        self._call = call
+        self._table = table
+        self._recorder = recorder
+        self._cap = cap
+        self._emit = emit
+        self._limit = limit
+        self._pools: dict[PoolName, Pool] = {}
+        self._source: Indexed | None = None
+        self._feeder: asyncio.Task[None] | None = None
+        self._rows: dict[asyncio.Task[None], Pool] = {}
+        self._given_up: set[asyncio.Task[None]] = set()
+        self._over = asyncio.Event()
+        self._room = asyncio.Event()
+        self._waiting = 0  # rows of a stream that wait in memory
+        self._stopped: list[str] = []
+        self.error: BaseException | None = None
+        self.halting = False
+        self.active = 0
+
+    @property
+    def under_way(self) -> int:
+        """Rows in flight that have not been given up."""
+        return len(self._rows) - len(self._given_up)
+
+    @property
+    def stopped(self) -> str | None:
+        """What was stopped and what is to be done, or None."""
+        reasons = [*self._stopped, *([self._recorder.trouble] if self._recorder.trouble else [])]
+        return "; ".join(reasons) or None
+
+    async def ask_scanned(self, source: Indexed, lines: Mapping[PoolName, Waiting]) -> None:
+        """Ask the rows that a scan has found."""
+        self._source = source
+        self._pools = {name: Pool(name, line) for name, line in lines.items()}
+        for pool in self._pools.values():
+            self._top_up(pool)
+        self._look_whether_over()
+        await self._over.wait()
+
+    async def ask_stream(self, source: Streamed) -> None:
+        """Ask rows as they come."""
+        if self._limit == 0:
+            return
+        self._feeder = asyncio.create_task(self._feed(source))
+        self._feeder.add_done_callback(self._feeder_over)
+        await self._over.wait()
+
+    def halt(self) -> None:
+        """Start no more rows; those being asked are finished, those that only wait for the limits are given up."""
+        if not self.halting:
+            self.halting = True
+            self._sweep()
+        if self._feeder is not None and self._feeder is not asyncio.current_task():
+            self._feeder.cancel()
+        self._room.set()
+        self._look_whether_over()
+
+    def fail(self, error: BaseException) -> None:
+        """End in order, for this reason: the first one given is raised when the rows in flight are done."""
+        if self.error is None:
+            self.error = error
+        self.halt()
+
+    def cancel(self) -> None:
+        """Give the rows in flight up; they stay undone."""
+        self.halt()
+        self._give_up(list(self._rows))
+
+    async def clear(self) -> None:
+        """Give up whatever is still going on, and wait until it is gone."""
+        self.cancel()
+        tasks = [*self._rows, *([self._feeder] if self._feeder is not None else [])]
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # -- starting rows ---------------------------------------------------------------------------------------
+
+    def _top_up(self, pool: Pool) -> None:
+        while pool.line and pool.active < self._cap and not self.halting:
+            try:
+                slot, item = self._next(pool)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the rows in flight are paid: end in order
+                self.fail(error)
+                return
+            pool.active += 1
+            self.active += 1
+            task = asyncio.create_task(self._ask(pool, slot, item))
+            self._rows[task] = pool
+            # Not in the coroutine's own finally: one that is cancelled before its first step never gets there.
+            task.add_done_callback(partial(self._row_over, pool))
+
+    def _next(self, pool: Pool) -> tuple[int, Item]:
+        line = pool.line
+        if isinstance(line, Waiting):
+            assert self._source is not None  # noqa: S101 - lines of numbers come from a scan
+            slot, place, number = line.pop()
+            return slot, self._intake.item_again(self._source, slot, place, number, bad=pool.name is None)
+        met = line.popleft()
+        self._waiting -= 1
+        return met.slot, self._intake.item(met)
+
+    async def _feed(self, source: Streamed) -> None:
+        passed_over = 0
+        try:
+            async with aclosing(source.rows()) as rows:  # type: ignore[type-var]  # they are async generators
+                async for raw in rows:
+                    met = self._intake.meet(raw)
+                    if met is None:
+                        passed_over += 1
+                        if passed_over % _BREATHE == 0:
+                            await asyncio.sleep(0)
+                    else:
+                        await self._queue(met)
+                    if self.halting or (self._limit is not None and self._intake.total >= self._limit):
+                        break
+        except Exception as error:  # noqa: BLE001 - the source is the user's: the rows in flight end, then it is raised
+            self.fail(error)
+
+    def _feeder_over(self, task: asyncio.Task[None]) -> None:  # noqa: ARG002 - the shape of a callback
+        self._feeder = None
+        self._look_whether_over()
+
+    async def _queue(self, met: Met) -> None:
+        pool = self._pools.get(met.pool)
+        if pool is None:
+            pool = self._pools[met.pool] = Pool(met.pool, deque())
+        if pool.stopped is not None:
+            return
+        assert isinstance(pool.line, deque)  # noqa: S101 - lines of rows come from a stream
+        pool.line.append(met)
+        self._waiting += 1
+        self._top_up(pool)
+        # With one pool there is nobody to read ahead for.
+        ahead = _READ_AHEAD * self._cap if len(self._pools) > 1 else 0
+        while self._waiting > ahead and not self.halting:
+            self._room.clear()
+            await self._room.wait()
+
+    # -- one row ---------------------------------------------------------------------------------------------
+
+    async def _ask(self, pool: Pool, slot: int, item: Item) -> None:
+        try:
+            row = await self._finish(pool, slot, item)
+            if row is not None and self._emit is not None:
+                await self._emit(row)
+        except asyncio.CancelledError:
+            if asyncio.current_task() not in self._given_up:
+                logger.warning("row %d was cancelled by somebody else; it stays undone", item.index + 1)
+            raise
+        except Exception as error:  # noqa: BLE001 - ours or the user's on_result: the rows in flight end, then it is raised
+            self.fail(error)
+
+    def _row_over(self, pool: Pool, task: asyncio.Task[None]) -> None:
+        del self._rows[task]
+        self._given_up.discard(task)
+        pool.active -= 1
+        self.active -= 1
+        self._room.set()
+        self._top_up(pool)
+        self._look_whether_over()
+
+    async def _finish(self, pool: Pool, slot: int, item: Item) -> ResultRow | None:
+        recorder = self._recorder
+        print_ = self._table.fingerprint(slot)
+        response: Any = None
+        error: RowError | None = None
+        record: UsageRecord | None = None
+        try:
+            response, record = await self._answer(item)
+        except Exception as problem:  # noqa: BLE001 - a row's failure is the row's: it is recorded in it
+            logger.info("row %d failed: %s", item.index + 1, type(problem).__name__)
+            verdict = judge(problem)
+            error = _row_error(problem, verdict, item)
+            record = record_of_error(problem)
+            self._told(pool, verdict, error)
+            if verdict.ends_run:
+                return None
+            recorder.refused(slot, item, error, record, print_, passing=verdict.passing)
+        else:
+            pool.answered()
+            recorder.answered(slot, item, response, record, print_)
+        if recorder.trouble is not None and not self.halting:
+            self.halt()
+        if self._emit is None:
+            return None
+        return ResultRow(
+            custom_id=item.custom_id,
+            key=item.key.hex(),
+            index=item.index,
+            error=error,
+            record=record,
+            columns=item.carried,
+            response=response,
+        )
+
+    async def _answer(self, item: Item) -> tuple[Any, UsageRecord | None]:
+        if isinstance(item, BadRow):
+            raise item.error
+        return await self._call(item)
+
+    def _told(self, pool: Pool, verdict: Verdict, error: RowError) -> None:
+        """Draw the consequences of a failure for its pool and for the run."""
+        if verdict.ends_run:
+            reason = f"{error.message}: {verdict.cure}"
+            if reason not in self._stopped:
+                self._stopped.append(reason)
+            self.halt()
+        elif pool.failed(verdict, str(error)[:_SHOWN]):
+            assert pool.stopped is not None  # noqa: S101 - it has just said so
+            self._stopped.append(pool.stopped)
+            if isinstance(pool.line, deque):
+                self._waiting -= len(pool.line)
+            pool.line = deque()
+            self._give_up([task for task, its in self._rows.items() if its is pool and at_rest(task)])
+            if all(other.stopped is not None for other in self._pools.values() if other.name is not None):
+                self.halt()
+
+    # -- ending ----------------------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """Give up rows at rest, now and, since a row may come to rest later, every second until the end."""
+        self._give_up([task for task in self._rows if at_rest(task)])
+        if not self._over.is_set():
+            asyncio.get_running_loop().call_later(1.0, self._sweep)
+
+    def _give_up(self, tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            self._given_up.add(task)
+            task.cancel()
+
+    def _look_whether_over(self) -> None:
+        if self.active or self._feeder is not None:
+            return
+        if self.halting or not any(pool.line for pool in self._pools.values()):
+            self._over.set()
+
+
+def _row_error(problem: Exception, verdict: Verdict, item: Item) -> RowError:
+    secrets = () if isinstance(item, BadRow) else secrets_of(item.body)
+    return RowError(type(problem).__name__, redact(str(problem), secrets), verdict.status)

@@ -1,0 +1,318 @@
+"""Which rows are to be asked: each row of the input is met here once, and compared with what is done.
+
+What may live here: that decision, and what it remembers. Nothing is sent, and the only thing ever written is a
+finished row's line with other columns.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ..errors import ConfigError, RequestFileError
+from .identity import key_of_id, key_of_line, nth_key
+from .journal import Journal
+from .keytable import KeyTable, State
+from .lines import encode_columns, head_of, with_columns
+from .request import BulkRequest, Draft, Shaper
+from .sources import CURE, Indexed, RawRow
+
+PoolName: TypeAlias = tuple[str, str | None, str | None] | None
+"""Model, endpoint and the row's own key; None for rows that cannot be asked."""
+
+_ALLOWED_CHANGES = 100  # one finished row in a hundred may have changed before somebody is asked
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot be asked, for the reason given."""
+
+    index: int
+    custom_id: str | None
+    key: bytes
+    error: RequestFileError
+    carried: Mapping[str, Any]
+
+
+Item: TypeAlias = BulkRequest | BadRow
+
+
+@dataclass(slots=True)
+class Met:
+    """A row that is to be asked, as far as it is known yet."""
+
+    slot: int
+    draft: Draft | None
+    error: RequestFileError | None
+    name: str | None = None
+
+    @property
+    def pool(self) -> PoolName:
+        """Where it stands in line."""
+        return None if self.draft is None or self.error is not None else self.draft.pool
+
+
+class Waiting:
+    """Rows that wait for their turn as three numbers each, to be read again when it comes."""
+
+    __slots__ = ("_lines", "_next", "_places", "_slots")
+
+    def __init__(self) -> None:
+        self._slots = array("I")
+        self._places = array("Q")
+        self._lines = array("I")
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._slots) - self._next
+
+    def append(self, slot: int, place: int, line: int) -> None:
+        """Stand in line."""
+        self._slots.append(slot)
+        self._places.append(place)
+        self._lines.append(line)
+
+    def pop(self) -> tuple[int, int, int]:
+        """The first in line: slot, place, line."""
+        at = self._next
+        self._next = at + 1
+        return self._slots[at], self._places[at], self._lines[at]
+
+
+class Intake:
+    """Meets the rows of the input.
+
+    Args:
+        shaper: understands rows.
+        table: what is known of rows; the journal's, if there is one.
+        journal: the results file, if there is one.
+        path: the input file, for error texts.
+        redo_changed: ask again however many finished rows have changed.
+        retry_failed: ask again for rows that failed for a reason that stays.
+        skip_bad: a row that cannot be understood fails, instead of ending the run.
+
+    Attributes:
+        total: rows met.
+        ok: rows met that have an answer from an earlier run.
+        failed: rows met that failed in an earlier run for good.
+    """
+
+    def __init__(
+        self,
+        shaper: Shaper,
+        table: KeyTable,
+        journal: Journal | None,
+        *,
+        path: Path | None = None,
+        redo_changed: bool = False,
+        retry_failed: bool = False,
+        skip_bad: bool = False,
+    ) -> None:
+        self._shaper = shaper
+        self._table = table
+        self._journal = journal
+        self._path = path
+        self._redo_changed = redo_changed
+        self._retry_failed = retry_failed
+        self._skip_bad = skip_bad
+        self._finished_before = table.state.count(State.OK)
+        self._finished_met = 0
+        self._changed = 0
+        self._new_unnamed = 0
+        self.total = 0
+        self.ok = 0
+        self.failed = 0
+
+    def meet(self, raw: RawRow) -> Met | None:
+        """Take a row in.
+
+        Returns:
+            The row if it is to be asked, or None if it is done.
+
+        Raises:
+            RequestFileError: it cannot be understood, or its ``custom_id`` was there before (unless bad rows may fail).
+            ConfigError: its columns cannot be written.
+        """
+        index = self.total
+        self.total += 1
+        draft, key, print_, error = self._understand(raw)
+        table = self._table
+        slot = table.find(key)
+        if slot < 0:
+            slot = table.add(key)
+        times = table.count[slot]
+        table.count[slot] = times + 1
+        if times:
+            if draft is not None and draft.custom_id is not None and error is None:
+                error = self._repeated(draft.custom_id, table.index[slot], raw)
+                print_ = key
+            key = nth_key(key, times)
+            slot = table.find(key)
+            if slot < 0:
+                slot = table.add(key)
+            table.count[slot] += 1
+        if not self._to_be_asked(slot, draft, print_, index):
+            return None
+        return Met(slot, draft, error, None if draft is not None else name_of(raw.data))
+
+    def _understand(self, raw: RawRow) -> tuple[Draft | None, bytes, bytes, RequestFileError | None]:
+        """The draft, key and fingerprint of a row, or why there is no draft."""
+        data = raw.data
+        if not isinstance(data, RequestFileError):
+            try:
+                draft = self._shaper.draft(data)
+                key, print_ = self._shaper.identify(draft)
+            except RequestFileError as problem:
+                error = self.placed(problem, raw.line)
+            else:
+                return draft, key, print_, None
+        else:
+            error = data
+        if not self._skip_bad:
+            raise error
+        custom_id = name_of(data)
+        key = key_of_line(raw.text or repr(data).encode()) if custom_id is None else key_of_id(custom_id)
+        return None, key, key, error
+
+    def _repeated(self, custom_id: str, first: int, raw: RawRow) -> RequestFileError:
+        problem = f"custom_id {custom_id!r:.80} was there before, in row {first + 1}; each may stand only once"
+        error = self.placed(RequestFileError(problem), raw.line)
+        if not self._skip_bad:
+            raise error
+        return error
+
+    def _to_be_asked(self, slot: int, draft: Draft | None, print_: bytes, index: int) -> bool:
+        table = self._table
+        state = table.state[slot]
+        changed = state != State.NEW and table.fingerprint(slot) != print_
+        ask = True
+        if state == State.OK:
+            self._finished_met += 1
+            if changed:
+                self._changed += 1
+                self._check_changes(self._changed)
+            else:
+                ask = False
+                self.ok += 1
+        elif state == State.REFUSED and not changed and not self._retry_failed:
+            ask = False
+            self.failed += 1
+        elif state == State.NEW and draft is not None and draft.custom_id is None:
+            self._new_unnamed += 1
+        if state != State.NEW and table.index[slot] != index and self._journal is not None:
+            self._journal.moved = True
+        table.index[slot] = index
+        if ask:
+            table.set_fingerprint(slot, print_)
+        elif draft is not None and self._journal is not None:
+            self._mend_columns(self._journal, slot, draft, index)
+        return ask
+
+    def _mend_columns(self, journal: Journal, slot: int, draft: Draft, index: int) -> None:
+        """Give a finished row's line the columns that the row has now."""
+        if encode_columns(draft.carried)[1] == self._table.crc[slot]:
+            return
+        line = with_columns(journal.read(slot), draft.carried, index)
+        head = head_of(line)
+        if head is not None:
+            journal.append(slot, line, head)
+
+    def all_met(self) -> None:
+        """The whole input has been met: compare once more, now that it is known which finished rows are missing.
+
+        A row without ``custom_id`` that changed looks like a new row, and the finished one like a row that is gone.
+
+        Raises:
+            ConfigError: too many finished rows have changed.
+        """
+        gone = self._finished_before - self._finished_met
+        self._check_changes(self._changed + min(gone, self._new_unnamed))
+
+    def _check_changes(self, changed: int) -> None:
+        finished = self._finished_before
+        if self._redo_changed or changed * _ALLOWED_CHANGES <= finished:
+            return
+        raise ConfigError(
+            f"{changed} of the {finished} finished rows were asked in another way before (the model, an option,"
+            " a prompt, the endpoint or the input has changed); to pay again pass redo_changed (--redo-changed),"
+            " otherwise give another output; if only the endpoint's address has changed, declare a name for it with"
+            " endpoint (--endpoint)"
+        )
+
+    def item(self, met: Met) -> Item:
+        """The request of a row that was just met."""
+        index = self._table.index[met.slot]
+        key = self._table.key(met.slot)
+        if met.error is None and met.draft is not None:
+            return self._shaper.request(met.draft, index=index, key=key, print_=self._table.fingerprint(met.slot))
+        error = met.error or RequestFileError("cannot be understood")
+        draft = met.draft
+        if draft is None:
+            return BadRow(index, met.name, key, error, {})
+        return BadRow(index, draft.custom_id, key, error, draft.carried)
+
+    def item_again(self, source: Indexed, slot: int, place: int, line: int, *, bad: bool) -> Item:
+        """The request of a row that was met in a scan, read again.
+
+        Raises:
+            RequestFileError: the source has changed since.
+        """
+        draft: Draft | None = None
+        data: object = None
+        try:
+            data = source.read(place, line)
+            source.verify()
+            draft = self._shaper.draft(data)
+            if not bad:
+                return self.item(Met(slot, draft, None))
+            self._shaper.identify(draft)
+            error = RequestFileError("custom_id was there before; each may stand only once")
+        except RequestFileError as problem:
+            source.verify()
+            if not bad:
+                raise
+            error = problem
+        return self.item(Met(slot, draft, self.placed(error, line), name_of(data)))
+
+    def placed(self, error: RequestFileError, line: int) -> RequestFileError:
+        """The error with the place of its row."""
+        if error.line is not None:
+            return error
+        return RequestFileError(error.problem + CURE, path=self._path, line=line)
+
+
+def name_of(data: object) -> str | None:
+    """The ``custom_id`` that a row which cannot be understood gives itself, if it is one."""
+    custom_id = data.get("custom_id") if isinstance(data, Mapping) else None
+    if isinstance(custom_id, int) and not isinstance(custom_id, bool):
+        custom_id = str(custom_id)
+    return custom_id if isinstance(custom_id, str) and custom_id else None
+
+
+def scan(source: Indexed, intake: Intake, *, limit: int | None, stop: Callable[[], bool]) -> dict[PoolName, Waiting]:
+    """Meet all rows of a source that can be read again, before anything is asked.
+
+    Args:
+        source: the rows.
+        intake: meets them.
+        limit: only so many rows.
+        stop: whether to give up.
+
+    Returns:
+        The rows to be asked, by pool, in the order of the input.
+    """
+    pools: dict[PoolName, Waiting] = {}
+    whole = True
+    for raw in source.scan():
+        if stop() or (limit is not None and intake.total >= limit):
+            whole = False
+            break
+        met = intake.meet(raw)
+        if met is not None:
+            pools.setdefault(met.pool, Waiting()).append(met.slot, raw.place, raw.line)
+    if whole:
+        intake.all_met()
+    return pools

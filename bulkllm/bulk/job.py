@@ -1,0 +1,302 @@
+"""One run, from its arguments to its result.
+
+What may live here: the parts of a run put together, started, interrupted and taken apart. The order of rows is
+`engine`'s business, the results file `journal`'s, the input `sources`' and `intake`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..accounting import UsageTracker
+from ..errors import ConfigError
+from .engine import Call, Emit, Engine
+from .intake import Intake, PoolName, Waiting, scan
+from .journal import Journal
+from .keytable import KeyTable
+from .progress import Progress, Silence, Speed, display_for
+from .recorder import Recorder
+from .request import Shaper
+from .result import ResultRow, RunResult
+from .sources import Indexed, Requests, Streamed, open_source
+from .template import prompt_template
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The run's own keywords; `bulkllm.bulk.runner.arun` says what they mean."""
+
+    model: Any = None
+    output: str | os.PathLike[str] | None = None
+    max_in_flight: int = 256
+    endpoint: str | None = None
+    system: str | None = None
+    prompt: str | None = None
+    redo_changed: bool = False
+    retry_failed: bool = False
+    skip_bad: bool = False
+    limit: int | None = None
+    progress: bool | Callable[[Progress], Any] = True
+
+    def __post_init__(self) -> None:
+        if self.max_in_flight < 1:
+            raise ConfigError(f"max_in_flight={self.max_in_flight} must be at least 1")
+        if self.limit is not None and self.limit < 0:
+            raise ConfigError(f"limit={self.limit} must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a run consists of once its files are open."""
+
+    journal: Journal | None
+    intake: Intake
+    recorder: Recorder
+    engine: Engine
+
+
+class Job:
+    """One run. Used once.
+
+    Args:
+        requests: the rows.
+        settings: the run's own keywords.
+        options: LiteLLM's keywords for every row.
+        call: asks one row.
+        emit: is given each finished row.
+        keep: keep the finished rows for the result.
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        settings: Settings,
+        options: Mapping[str, Any],
+        *,
+        call: Call,
+        emit: Emit | None,
+        keep: bool,
+    ) -> None:
+        model, options = _from_preset(settings.model, options)
+        self._shaper = Shaper(
+            model=model,
+            options=options,
+            endpoint=settings.endpoint,
+            system=settings.system,
+            template=None if settings.prompt is None else prompt_template(settings.prompt),
+        )
+        self._settings = settings
+        self._call = call
+        self._user_emit = emit
+        self._emit = self._keep_and_emit if keep else emit
+        self._kept: list[ResultRow] = []
+        self._usage = UsageTracker("run")
+        self._table = KeyTable()
+        self._source: Indexed | Streamed = open_source(requests)
+        self._output = None if settings.output is None else Path(settings.output)
+        self._parts: _Parts | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._interrupts = 0
+        self._given_up = False
+        self._display = Silence() if settings.progress is False else display_for(settings.progress)
+
+    # -- interrupting ----------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """The first time: start no more rows. The second time: give up those in flight. Safe in any thread."""
+        self._interrupts += 1
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._interrupted)
+
+    def _interrupted(self) -> None:
+        if self._parts is None:
+            return
+        engine = self._parts.engine
+        if self._interrupts > 1:
+            engine.cancel()
+            return
+        engine.halt()
+        self._display.say(
+            f"interrupted; {engine.under_way} rows in flight are finished first (once more ends the run at once)"
+        )
+
+    # -- the run ---------------------------------------------------------------------------------------------
+
+    async def go(self) -> RunResult:
+        """Run.
+
+        Raises:
+            ConfigError: an argument, the results file or too many changed rows forbid it.
+            RequestFileError: a row cannot be understood.
+            RunLocked: another run is writing to the results file.
+            Exception: what the input, or the user's ``on_result``, raised; the rows in flight were finished first.
+        """
+        self._loop = asyncio.get_running_loop()
+        speed = Speed(self._loop.time)
+        whole = False
+        try:
+            with self._usage:
+                parts, lines = await self._in_thread(self._open)
+                whole = await self._ask(parts, lines, speed)
+        finally:
+            if self._parts is not None:
+                opened = self._parts
+                await opened.engine.clear()
+                await self._in_thread(lambda: self._close(opened, whole=whole))
+            self._display.close()
+        engine = parts.engine
+        progress = self._progress(parts, speed)
+        self._display.end(progress)
+        if engine.error is not None:
+            raise engine.error
+        return RunResult(
+            total=parts.intake.total,
+            ok=progress.ok,
+            failed=progress.failed,
+            skipped=progress.skipped,
+            stopped=engine.stopped,
+            interrupted=self._interrupts > 0,
+            usage=self._usage,
+            spent_before=0.0 if parts.journal is None else parts.journal.cost,
+            output=self._output,
+            _rows=sorted(self._kept, key=lambda row: row.index),
+            _table=None if parts.journal is None else self._table,
+        )
+
+    async def _ask(self, parts: _Parts, lines: dict[PoolName, Waiting], speed: Speed) -> bool:
+        """Ask all rows; whether the whole input was seen."""
+        engine = parts.engine
+        ticker = asyncio.create_task(self._tick(parts, speed))
+        try:
+            if self._interrupts:
+                engine.halt()
+            if isinstance(self._source, Indexed):
+                await engine.ask_scanned(self._source, lines)
+            else:
+                await engine.ask_stream(self._source)
+        finally:
+            ticker.cancel()
+        return self._settings.limit is None and not engine.halting
+
+    def _open(self) -> tuple[_Parts, dict[PoolName, Waiting]]:
+        """Open the results file and, if the input can be read twice, find out what is to be done."""
+        settings, source = self._settings, self._source
+        path = source.path if isinstance(source, Indexed) else None
+        journal: Journal | None = None
+        try:
+            if self._output is not None:
+                journal = Journal(self._output, self._table, inputs=[] if path is None else [path])
+                journal.start()
+            intake = Intake(
+                self._shaper,
+                self._table,
+                journal,
+                path=path,
+                redo_changed=settings.redo_changed,
+                retry_failed=settings.retry_failed,
+                skip_bad=settings.skip_bad,
+            )
+            lines: dict[PoolName, Waiting] = {}
+            if isinstance(source, Indexed):
+                lines = scan(source, intake, limit=settings.limit, stop=self._must_stop)
+        except BaseException:
+            if journal is not None:
+                journal.finish()
+            if isinstance(source, Indexed):
+                source.close()
+            raise
+        recorder = Recorder(journal)
+        engine = Engine(
+            intake=intake,
+            call=self._call,
+            table=self._table,
+            recorder=recorder,
+            cap=settings.max_in_flight,
+            emit=self._emit,
+            limit=settings.limit,
+        )
+        self._parts = _Parts(journal, intake, recorder, engine)
+        return self._parts, lines
+
+    def _must_stop(self) -> bool:
+        return self._given_up or self._interrupts > 0
+
+    def _close(self, parts: _Parts, *, whole: bool) -> None:
+        """Write what is left to write and let go of all files."""
+        try:
+            parts.recorder.rescue()
+            if parts.journal is not None:
+                # If the whole input was seen, those rows that could not be read and now are gone were mended.
+                parts.journal.finish(forget_bad=whole)
+        finally:
+            if isinstance(self._source, Indexed):
+                self._source.close()
+
+    async def _keep_and_emit(self, row: ResultRow) -> None:
+        self._kept.append(row)
+        if self._user_emit is not None:
+            await self._user_emit(row)
+
+    async def _tick(self, parts: _Parts, speed: Speed) -> None:
+        while True:
+            await asyncio.sleep(self._display.every)
+            try:
+                self._display.show(self._progress(parts, speed))
+            except Exception as error:  # noqa: BLE001 - the user's own hook: the run ends in order, then it is raised
+                parts.engine.fail(error)
+                return
+
+    def _progress(self, parts: _Parts, speed: Speed) -> Progress:
+        intake, recorder = parts.intake, parts.recorder
+        done, skipped = recorder.ok + recorder.failed, intake.ok + intake.failed
+        elapsed, rows, tokens = speed.measure(done, recorder.tokens)
+        total = intake.total if isinstance(self._source, Indexed) else None
+        return Progress(
+            total=total,
+            ok=intake.ok + recorder.ok,
+            failed=intake.failed + recorder.failed,
+            skipped=skipped,
+            in_flight=parts.engine.active,
+            tokens=recorder.tokens,
+            cost=recorder.cost,
+            unpriced=recorder.unpriced,
+            failures=dict(recorder.failures),
+            elapsed=elapsed,
+            rows_per_second=rows,
+            tokens_per_minute=tokens,
+            seconds_left=None if total is None or rows <= 0 else (total - skipped - done) / rows,
+            stopped=parts.engine.stopped,
+        )
+
+    async def _in_thread(self, work: Callable[[], Value]) -> Value:
+        """Do blocking work in a thread; a cancellation waits until it is done, for it holds files open."""
+        assert self._loop is not None  # noqa: S101 - go() has set it
+        future = self._loop.run_in_executor(None, contextvars.copy_context().run, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._given_up = True
+            while not future.done():
+                try:
+                    await asyncio.wait([future])
+                except asyncio.CancelledError:
+                    continue
+            raise
+
+
+def _from_preset(model: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """A preset in place of a name gives options too; what the run says itself goes before them."""
+    keywords = getattr(model, "completion_kwargs", None)
+    if keywords is None:
+        return model, options
+    merged = {**keywords(), **options}
+    return merged.pop("model"), merged

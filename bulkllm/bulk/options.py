@@ -1,0 +1,87 @@
+"""What the names in a request mean: options, columns, secrets, and what cannot change an answer.
+
+What may live here: names and questions about names. Standard library only.
+
+A row may mix LiteLLM's options with columns of the user's own ("category", "source"). LiteLLM sends an option that
+it does not know to the provider, so a column must not be taken for one: in a plain row only the names below are
+options and everything else is carried through to the results. Whatever is not listed can still be asked for, in a
+row of the Batch API's shape (its ``body`` is taken as it is) or with ``extra_body``. Some names that LiteLLM has are
+left out on purpose, since they are columns more often than options: id, metadata, order, store, tags, text, weight.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from functools import lru_cache
+
+ROW_OPTIONS = frozenset({
+    # OpenAI's chat parameters, as LiteLLM takes them
+    "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs",
+    "max_completion_tokens", "max_tokens", "modalities", "model", "n", "parallel_tool_calls",
+    "prediction", "presence_penalty", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort",
+    "response_format", "safety_identifier", "seed", "service_tier", "stop", "stream", "stream_options",
+    "temperature", "thinking", "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity",
+    "web_search_options",
+    # embeddings and responses
+    "dimensions", "encoding_format", "instructions", "max_output_tokens", "previous_response_id",
+    "reasoning",
+    # other providers' sampling parameters
+    "chat_template_kwargs", "enable_thinking", "guided_choice", "guided_grammar", "guided_json",
+    "guided_regex", "min_p", "min_tokens", "num_ctx", "repetition_penalty", "safety_settings", "top_a",
+    "top_k", "typical_p",
+    # how LiteLLM makes the call
+    "additional_drop_params", "allowed_openai_params", "api_base", "api_key", "api_type", "api_version",
+    "base_url", "custom_llm_provider", "deployment_id", "drop_params", "extra_body", "extra_headers",
+    "extra_query", "headers", "mock_response", "mock_timeout", "num_retries", "max_retries",
+    "organization", "region_name", "request_timeout", "timeout",
+})  # fmt: skip
+
+TEXT_OPTIONS = frozenset({
+    "api_base", "api_key", "api_type", "api_version", "base_url", "custom_llm_provider", "deployment_id",
+    "encoding_format", "function_call", "instructions", "mock_response", "model", "organization",
+    "previous_response_id", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort",
+    "region_name", "safety_identifier", "service_tier", "stop", "tool_choice", "user", "verbosity",
+})  # fmt: skip
+"""Options whose value is text: a CSV cell is taken as it stands. Other options' cells are read as JSON."""
+
+NEUTRAL = frozenset({
+    "cache", "caching", "client", "cooldown_time", "deadline", "force_timeout", "http_client",
+    "input_cost_per_token", "litellm_call_id", "litellm_metadata", "litellm_session_id",
+    "litellm_trace_id", "logger_fn", "max_parallel_requests", "max_retries", "metadata", "mock_timeout",
+    "no-log", "num_retries", "output_cost_per_token", "priority", "request_timeout", "retry_policy",
+    "rpm", "shared_session", "ssl_verify", "stream", "stream_options", "stream_timeout", "tags",
+    "timeout", "tpm", "turn_off_message_logging", "verbose",
+})  # fmt: skip
+"""Options that cannot change an answer: a row is not asked again because one of them changed. (A deny-list: what is
+not known here counts.)"""
+
+BASE_NAMES = ("api_base", "base_url")
+"""The names under which LiteLLM takes the endpoint; they are told apart from other options and count as one."""
+
+_SECRET = re.compile(
+    r"(?:^|[_-])(?:api[_-]?key|access[_-]key(?:[_-]id)?|secret(?:[_-]\w+)?|password|passwd|token|credentials?"
+    r"|authorization|cookie|headers?)$",
+    re.IGNORECASE,
+)
+
+
+@lru_cache(maxsize=4096)
+def is_secret(name: str) -> bool:
+    """Whether an option or a column of this name may hold a key or a header.
+
+    Such a value is used for the call, and never becomes part of a fingerprint, of a row's identity or of a result.
+    """
+    return _SECRET.search(name) is not None
+
+
+@lru_cache(maxsize=4096)
+def can_change_an_answer(name: str) -> bool:
+    """Whether an option belongs in the fingerprint by itself: not a neutral one, no secret, and not the endpoint."""
+    return name not in NEUTRAL and name not in BASE_NAMES and not is_secret(name)
+
+
+def likely_misspelt(column: str) -> str | None:
+    """The option that a column's name is probably a slip of the pen for, or None."""
+    close = difflib.get_close_matches(column.lower().replace("-", "_"), ROW_OPTIONS, n=1, cutoff=0.88)
+    return close[0] if close else None

@@ -1,0 +1,62 @@
+"""Rows that share their luck: one model at one endpoint with one key.
+
+What may live here: a pool's line of waiting rows and its circuit breaker. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TypeAlias
+
+from .intake import Met, PoolName, Waiting
+from .verdict import Verdict
+
+REFUSALS = 10
+"""So many rows in a row, refused for a reason that will meet every other row too, stop their pool."""
+
+Line: TypeAlias = "Waiting | deque[Met]"
+
+
+class Pool:
+    """One pool.
+
+    Attributes:
+        line: rows that wait.
+        active: rows that are being asked.
+        stopped: why no more rows are asked, and the cure, or None.
+    """
+
+    __slots__ = ("_refusals", "active", "line", "name", "stopped")
+
+    def __init__(self, name: PoolName, line: Line) -> None:
+        self.name = name
+        self.line = line
+        self.active = 0
+        self.stopped: str | None = None
+        self._refusals = 0
+
+    def __str__(self) -> str:
+        if self.name is None:
+            return "bad rows"
+        model, endpoint, _ = self.name
+        return model if endpoint is None else f"{model} at {endpoint}"
+
+    def answered(self) -> None:
+        """A row had an answer: key, model and money are good."""
+        self._refusals = 0
+
+    def failed(self, verdict: Verdict, problem: str) -> bool:
+        """A row failed.
+
+        Returns:
+            Whether this has just stopped the pool.
+        """
+        if verdict.answered:
+            self._refusals = 0
+        if verdict.cure is None or self.stopped is not None:
+            return False
+        self._refusals += 1
+        if self._refusals < REFUSALS:
+            return False
+        self.stopped = f"{self} was stopped: {self._refusals} rows in a row were refused ({problem}); {verdict.cure}"
+        return True

@@ -1,0 +1,175 @@
+"""What becomes of a finished row: its line in the results file, and the sums.
+
+What may live here: turning answers and errors into lines, counting them, and what is done when the disk refuses.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..accounting import UsageRecord
+from .intake import Item
+from .journal import Journal
+from .keytable import State
+from .lines import Head, encode, encode_columns, result_line
+from .result import RowError
+
+logger = logging.getLogger(__name__)
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ID_HEADERS = ("llm_provider-x-request-id", "llm_provider-request-id", "llm_provider-apim-request-id")
+
+
+class Recorder:
+    """Writes finished rows down, and counts them.
+
+    Attributes:
+        ok: rows of this run with an answer.
+        failed: rows of this run with an error.
+        tokens: used by this run.
+        cost: US dollars that this run cost, as far as known.
+        unpriced: answers whose cost is not known.
+        failures: failed rows by the error's class.
+        trouble: why finished rows could not be written, and what to do, or None.
+    """
+
+    def __init__(self, journal: Journal | None) -> None:
+        self._journal = journal
+        self._unwritten: list[tuple[int, bytes, Head]] = []
+        self.ok = 0
+        self.failed = 0
+        self.tokens = 0
+        self.cost = 0.0
+        self.unpriced = 0
+        self.failures: Counter[str] = Counter()
+        self.trouble: str | None = None
+
+    def answered(self, slot: int, item: Item, response: Any, record: UsageRecord | None, print_: bytes) -> None:
+        """A row has an answer."""
+        self.ok += 1
+        self._count(record)
+        if self._journal is None:
+            return
+        self._write(slot, item, State.OK, "ok", print_, record, body=_json(response), request_id=_request_id(response))
+
+    def refused(
+        self, slot: int, item: Item, error: RowError, record: UsageRecord | None, print_: bytes, *, passing: bool
+    ) -> None:
+        """A row has an error in the answer's place."""
+        self.failed += 1
+        self.failures[error.code] += 1
+        self._count(record)
+        if self._journal is None:
+            return
+        told: dict[str, Any] = {"code": error.code, "message": error.message}
+        if error.status is not None:
+            told["status"] = error.status
+        self._write(slot, item, State.FAILED if passing else State.REFUSED, error.code, print_, record, error=told)
+
+    def rescue(self) -> None:
+        """Try once more to write what could not be written; failing that, put it where there is room."""
+        journal = self._journal
+        if journal is None or not self._unwritten:
+            return
+        left = self._unwritten
+        try:
+            while left:
+                journal.append(*left[0])
+                del left[0]
+        except OSError as error:
+            logger.warning("%d finished row(s) still cannot be written: %s", len(left), error.strerror)
+        if not left:
+            return
+        try:
+            fd, name = tempfile.mkstemp(prefix=f"{journal.path.stem}-", suffix=".jsonl")
+            with os.fdopen(fd, "wb") as file:
+                file.writelines(line for _, line, _ in left)
+                os.fsync(fd)
+        except OSError as error:
+            self.trouble = (
+                f"{self.trouble}; {len(left)} answers are lost: there was no room for them anywhere ({error})"
+            )
+            return
+        self.trouble = (
+            f"{self.trouble}; {len(left)} finished rows were kept in {name}:"
+            f" append that file to {journal.path} before the next run"
+        )
+
+    def _count(self, record: UsageRecord | None) -> None:
+        if record is None:
+            return
+        self.tokens += record.total_tokens
+        if record.cost is None:
+            self.unpriced += 1
+        else:
+            self.cost += record.cost
+
+    def _write(
+        self,
+        slot: int,
+        item: Item,
+        state: State,
+        outcome: str,
+        print_: bytes,
+        record: UsageRecord | None,
+        *,
+        body: bytes | None = None,
+        request_id: str | None = None,
+        error: dict[str, Any] | None = None,
+    ) -> None:
+        assert self._journal is not None  # noqa: S101 - both callers have looked
+        cost = None if record is None else record.cost
+        columns, crc = encode_columns(item.carried)
+        head = Head(item.key, print_, state, item.index, crc, outcome, cost)
+        line = result_line(
+            custom_id=item.custom_id,
+            head=head,
+            columns=columns,
+            record={} if record is None else record.to_dict(),
+            body=body,
+            request_id=request_id,
+            error=error,
+        )
+        try:
+            self._journal.append(slot, line, head)
+        except OSError as problem:
+            self._unwritten.append((slot, line, head))
+            if self.trouble is None:
+                self.trouble = _trouble(self._journal.path, problem)
+
+
+def _trouble(path: Path, error: OSError) -> str:
+    if error.errno in _NO_ROOM:
+        return f"no room to write to {path} ({error.strerror}): free some, then run the same again"
+    return f"cannot write to {path} ({error.strerror}): mend that, then run the same again"
+
+
+def _json(response: Any) -> bytes:
+    """An answer as JSON."""
+    dump = getattr(response, "model_dump_json", None)
+    if dump is None:
+        return encode(response)
+    try:
+        text: str = dump(warnings=False)
+        return text.encode()
+    except ValueError:  # pydantic writes no half surrogate pairs; we write them escaped
+        return encode(response.model_dump(warnings=False))
+
+
+def _request_id(response: Any) -> str | None:
+    """The provider's own name for the request, as its support asks for it."""
+    hidden = getattr(response, "_hidden_params", None)
+    headers = hidden.get("additional_headers") if isinstance(hidden, Mapping) else None
+    if headers:
+        for name in _ID_HEADERS:
+            if name in headers:
+                return str(headers[name])
+    told = response.get("id") if isinstance(response, dict) else getattr(response, "id", None)
+    return told if isinstance(told, str) else None

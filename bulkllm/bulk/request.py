@@ -1,0 +1,323 @@
+"""A row of a bulk run as a request: what is asked, who it is, what it carries along.
+
+What may live here: the value `BulkRequest`, and `Shaper`, which makes drafts of requests out of raw rows. Pure; no
+file is opened and nothing is sent. The shapes of a row that are understood:
+
+- text (in code only): a prompt;
+- a list of messages (in code only);
+- ``{"prompt": ..., "system": ...}``, ``{"messages": [...]}``, ``{"input": ...}`` (an embedding), each with
+  ``custom_id``, options and columns beside it;
+- OpenAI's Batch shape: ``{"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {...}}``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from ..errors import ConfigError, RequestFileError
+from .identity import bare_url, fingerprint, key_of_body, key_of_id, tokens
+from .options import BASE_NAMES, ROW_OPTIONS, is_secret, likely_misspelt
+
+logger = logging.getLogger(__name__)
+
+Operation: TypeAlias = Literal["completion", "embedding", "responses"]
+
+URLS: dict[str, Operation] = {
+    "/chat/completions": "completion",
+    "/embeddings": "embedding",
+    "/responses": "responses",
+}
+
+# Asking for the concrete type first: the abstract one's check costs as much as the rest of a small row.
+_OBJECT = (dict, Mapping)
+
+_EXPECTED = 'expected {"prompt": "..."}, {"messages": [...]}, {"input": ...} or {"custom_id", "method", "url", "body"}'
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BulkRequest:
+    """One row's request, ready to be sent.
+
+    Attributes:
+        index: the row's position in the input, from 0; blank lines do not count.
+        custom_id: the row's own name, or None.
+        key: what identifies the row from run to run (16 bytes; hexadecimal in the results file).
+        fingerprint: digest of everything that can change the answer (16 bytes).
+        operation: which kind of call it is.
+        model: LiteLLM's name of the model.
+        endpoint: the base URL without credentials, or the declared endpoint's name, or None for the provider's own.
+        body: LiteLLM's keyword arguments, the run's and the row's together. May hold a key: never log or store it.
+        carried: the row's other columns, which go through to the result.
+    """
+
+    index: int
+    custom_id: str | None
+    key: bytes
+    fingerprint: bytes
+    operation: Operation
+    model: str
+    endpoint: str | None
+    body: Mapping[str, Any] = field(repr=False)
+    carried: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(slots=True)
+class Draft:
+    """A row that has been understood, before it is known whether it will be asked for.
+
+    Attributes:
+        own: the row's own keyword arguments; the run's are not in it.
+    """
+
+    custom_id: str | None
+    operation: Operation
+    own: dict[str, Any]
+    carried: dict[str, Any]
+    model: str
+    endpoint: str | None
+
+    @property
+    def pool(self) -> tuple[str, str | None, str | None]:
+        """Rows of one pool share their luck: model, endpoint, and the row's own key if it has one."""
+        return self.model, self.endpoint, self.own.get("api_key")
+
+
+class Shaper:
+    """Makes drafts of requests out of raw rows, with the run's own options behind each row's.
+
+    Args:
+        model: for rows that name none.
+        options: LiteLLM's keyword arguments for every row; a row's own win.
+        endpoint: a declared name which stands for the base URL where rows are compared with earlier ones.
+        system: a system message for rows that have none of their own.
+        template: makes the prompt out of a row's columns, for rows that are not whole requests.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any = None,
+        options: Mapping[str, Any] | None = None,
+        endpoint: str | None = None,
+        system: str | None = None,
+        template: Callable[[Mapping[str, Any]], str] | None = None,
+    ) -> None:
+        self._options = {name: value for name, value in (options or {}).items() if value is not None}
+        if self._options.get("stream"):
+            raise ConfigError("stream=True means nothing in a bulk run: a row's answer is collected whole; remove it")
+        for name in ("messages", "input"):
+            if name in self._options:
+                raise ConfigError(f"{name}= is what the rows are for; give it in each row")
+        if model is not None and (not isinstance(model, str) or not model):
+            raise ConfigError(f"model= must be one model's name, not {model!r}")
+        self._model = model
+        self._endpoint = endpoint
+        self._system = system
+        self._template = template
+        try:
+            self._tokens = tokens({**self._options, "model": model})
+        except (ValueError, RecursionError) as error:
+            raise error if isinstance(error, ConfigError) else ConfigError(f"an option of the run: {error}") from error
+        self._run_base = _base_of(self._options)
+        self._known_columns: set[str] = set()
+        self._environment_bases: dict[str, str | None] = {}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Keys that the run's options hold, to be kept out of error texts."""
+        return secrets_of(self._options)
+
+    def draft(self, raw: object) -> Draft:
+        """Understand a raw row.
+
+        Raises:
+            RequestFileError: it is not a row, with what was expected; the place is for the caller to add.
+        """
+        if isinstance(raw, str):
+            raw = {"prompt": raw}
+        elif isinstance(raw, (list, tuple)):
+            raw = {"messages": list(raw)}
+        if not isinstance(raw, _OBJECT):
+            raise RequestFileError(f"a row cannot be a {type(raw).__name__}; {_EXPECTED}")
+        body = raw.get("body")
+        if isinstance(body, _OBJECT) and ("url" in raw or "method" in raw or "messages" in body or "input" in body):
+            operation, own, carried = self._batch_row(raw, body)
+        else:
+            operation, own, carried = self._plain_row(raw)
+        if own.pop("stream", None):
+            raise RequestFileError('a row cannot stream: its answer is collected whole; remove "stream"')
+        own.pop("stream_options", None)
+        model = own.get("model") or self._model
+        if model is None:
+            raise RequestFileError('no model: give the run one, or the row a "model"')
+        if not isinstance(model, str):
+            raise RequestFileError(f'"model" must be text, not {type(model).__name__}')
+        return Draft(_custom_id(raw), operation, own, carried, model, self._endpoint_of(own, model))
+
+    def identify(self, draft: Draft) -> tuple[bytes, bytes]:
+        """The key (of the first of equal bodies) and the fingerprint of a draft.
+
+        Raises:
+            RequestFileError: the row holds something that JSON, or UTF-8, cannot hold.
+        """
+        try:
+            own = tokens(draft.own)
+            print_ = fingerprint(draft.operation, draft.endpoint, {**self._tokens, **own})
+            if draft.custom_id is not None:
+                return key_of_id(draft.custom_id), print_
+            return key_of_body(draft.operation, own), print_
+        except UnicodeEncodeError:
+            problem = "holds half of a surrogate pair (such as \\ud83d alone), which is no character and cannot be sent"
+        except RecursionError:
+            problem = "is nested too deeply"
+        except ConfigError as error:
+            problem = f"cannot be used: {error}"
+        except (ValueError, TypeError) as error:
+            problem = f"holds what JSON cannot: {error}"
+        raise RequestFileError(f"the row {problem}; mend the row")
+
+    def request(self, draft: Draft, *, index: int, key: bytes, print_: bytes) -> BulkRequest:
+        """The finished request of a draft."""
+        body = {**self._options, **draft.own, "model": draft.model}
+        return BulkRequest(
+            index, draft.custom_id, key, print_, draft.operation, draft.model, draft.endpoint, body, draft.carried
+        )
+
+    def _plain_row(self, raw: Mapping[Any, Any]) -> tuple[Operation, dict[str, Any], dict[str, Any]]:
+        own: dict[str, Any] = {}
+        carried: dict[str, Any] = {}
+        prompt = messages = system = data = None
+        for name, value in raw.items():
+            if name in ROW_OPTIONS:
+                own[name] = value
+            elif name == "messages":
+                messages = value
+            elif name == "custom_id":
+                pass
+            elif self._template is None and name == "prompt":
+                prompt = value
+            elif self._template is None and name == "input":
+                data = value
+            elif name == "system":
+                system = value
+            else:
+                self._carry(carried, name, value)
+        if messages is None and self._template is not None:
+            prompt = self._template(raw)
+        given = [name for name, v in (("prompt", prompt), ("messages", messages), ("input", data)) if v is not None]
+        if len(given) != 1:
+            what = " and ".join(given) + " exclude each other" if given else "nothing to ask"
+            raise RequestFileError(f"{what}; {_EXPECTED}")
+        if data is not None:
+            own["input"] = data
+            return "embedding", own, carried
+        if prompt is not None:
+            if not isinstance(prompt, str):
+                raise RequestFileError(f'"prompt" must be text, not {type(prompt).__name__}')
+            messages = [{"role": "user", "content": prompt}]
+        own["messages"] = self._with_system(_checked_messages(messages), system)
+        return "completion", own, carried
+
+    def _batch_row(
+        self, raw: Mapping[Any, Any], body: Mapping[str, Any]
+    ) -> tuple[Operation, dict[str, Any], dict[str, Any]]:
+        method = raw.get("method", "POST")
+        if method != "POST":
+            raise RequestFileError(f'"method" must be "POST", not {method!r}')
+        own = dict(body)
+        operation: Operation | None = "completion" if "messages" in own else "embedding"
+        if "url" in raw:
+            path = str(raw["url"]).partition("?")[0].rstrip("/")
+            operation = next((kind for end, kind in URLS.items() if path.endswith(end)), None)
+        if operation is None:
+            known = ", ".join("/v1" + end for end in URLS)
+            raise RequestFileError(f'"url" {raw["url"]!r} is none of those that can be asked: {known}')
+        wanted = "messages" if operation == "completion" else "input"
+        if own.get(wanted) is None and not (operation == "responses" and "prompt" in own):
+            raise RequestFileError(f'the "body" of a request to {raw.get("url", operation)} needs "{wanted}"')
+        if operation == "completion":
+            own["messages"] = self._with_system(_checked_messages(own["messages"]), None)
+        carried: dict[str, Any] = {}
+        for name, value in raw.items():
+            if name not in ("custom_id", "method", "url", "body"):
+                self._carry(carried, name, value)
+        return operation, own, carried
+
+    def _with_system(self, messages: list[Any], own: object) -> list[Any]:
+        first = messages[0]
+        role = first.get("role") if isinstance(first, _OBJECT) else getattr(first, "role", None)
+        has_one = role in ("system", "developer")
+        if own is not None:
+            if not isinstance(own, str):
+                raise RequestFileError(f'"system" must be text, not {type(own).__name__}')
+            if has_one:
+                raise RequestFileError('the row has a "system" and its "messages" begin with one too; keep one of them')
+        system = own if own is not None else None if has_one else self._system
+        return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+    def _carry(self, carried: dict[str, Any], name: object, value: object) -> None:
+        if not isinstance(name, str):
+            raise RequestFileError(f"column names must be text, not {type(name).__name__} ({name!r})")
+        if name not in self._known_columns:
+            self._known_columns.add(name)
+            if is_secret(name) and name != "token":
+                logger.warning("column %r looks like a key or a header: it is not carried to the results", name)
+            elif meant := likely_misspelt(name):
+                logger.warning("column %r is carried to the results; if the option %r was meant, mend it", name, meant)
+        if name == "token" or not is_secret(name):
+            carried[name] = value
+
+    def _endpoint_of(self, own: Mapping[str, Any], model: str) -> str | None:
+        base = _base_of(own)
+        if base is not None:
+            return bare_url(base)
+        if self._endpoint is not None:
+            return self._endpoint
+        if self._run_base is not None:
+            return bare_url(self._run_base)
+        provider = model.partition("/")[0] if "/" in model else "openai"
+        if provider not in self._environment_bases:
+            found = (os.environ.get(f"{provider.upper()}_{end}") for end in ("BASE_URL", "API_BASE"))
+            self._environment_bases[provider] = next((bare_url(base) for base in found if base), None)
+        return self._environment_bases[provider]
+
+
+def secrets_of(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The texts among some options that must not be shown."""
+    found: list[str] = []
+    for name, value in options.items():
+        if is_secret(name):
+            values = value.values() if isinstance(value, Mapping) else [value]
+            found += [text for text in values if isinstance(text, str) and len(text) >= 6]  # noqa: PLR2004 - shorter ones would blank out words
+    return tuple(found)
+
+
+def _base_of(options: Mapping[str, Any]) -> str | None:
+    for name in BASE_NAMES:
+        base = options.get(name)
+        if base is not None:
+            return str(base)
+    return None
+
+
+def _custom_id(raw: Mapping[Any, Any]) -> str | None:
+    custom_id = raw.get("custom_id")
+    if isinstance(custom_id, int) and not isinstance(custom_id, bool):
+        custom_id = str(custom_id)
+    if custom_id is None or (isinstance(custom_id, str) and custom_id):
+        return custom_id
+    raise RequestFileError(f'"custom_id" must be text that is not empty, not {custom_id!r:.80}')
+
+
+def _checked_messages(messages: object) -> list[Any]:
+    if not isinstance(messages, (list, Sequence)) or isinstance(messages, (str, bytes)) or not messages:
+        raise RequestFileError('"messages" must be a list of at least one {"role": ..., "content": ...}')
+    for message in messages:
+        role = message.get("role") if isinstance(message, _OBJECT) else getattr(message, "role", None)
+        if not isinstance(role, str):
+            raise RequestFileError('each of the "messages" must be an object with a "role" such as "user"')
+    return list(messages)

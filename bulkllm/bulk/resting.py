@@ -1,0 +1,31 @@
+"""Whether a row's task can be given up for nothing.
+
+What may live here: that question. A row that waits for the limits, or for its next attempt, has nothing under way
+that is going to be paid for; a run that is to end need not wait for it, which can take many minutes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Any, Final
+
+from ..calls.effects import Reserve, Sleep
+
+_RESTING: Final = frozenset({Reserve.aperform.__code__, Sleep.aperform.__code__})
+
+
+def at_rest(task: asyncio.Task[Any]) -> bool:
+    """Whether a task has not begun, or waits in one of those effects of a call in which nothing is being asked.
+
+    It is read off the coroutines that the task consists of. So nothing has to be told from below, and a call that
+    does not come from the client never counts as resting.
+    """
+    inner: Any = task.get_coro()
+    if inspect.iscoroutine(inner) and inspect.getcoroutinestate(inner) == inspect.CORO_CREATED:
+        return True
+    while inspect.iscoroutine(inner):
+        if inner.cr_code in _RESTING:
+            return True
+        inner = inner.cr_await
+    return False

@@ -1,0 +1,293 @@
+"""Bulk runs: the three ways to start one.
+
+What may live here: the public functions, and the client that they use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import difflib
+import inspect
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
+from contextlib import nullcontext
+from typing import Any, Final, TypeAlias, cast
+
+from ..accounting import UsageRecord
+from ..calls import record_of
+from ..client import Client, default_client
+from ..errors import BulkLLMError, ConfigError
+from .engine import Call, Emit
+from .interrupts import interrupts
+from .job import Job, Settings
+from .options import ROW_OPTIONS
+from .progress import Progress
+from .request import BulkRequest
+from .result import ResultRow, RunResult
+from .sources import Requests
+
+OnResult: TypeAlias = Callable[[ResultRow], Any]
+
+_OWN: Final = (*Settings.__dataclass_fields__, "client", "on_result", "handle_signals")
+_CLIENTS: Final = ("limits", "retry", "budget", "cache")
+_CLOSE: Final = 0.8  # how like an argument of ours an unknown one must be to be taken for a slip of the pen
+_STREAMED: Final = 64  # finished rows that wait for a reader of `stream`
+
+
+async def arun(
+    requests: Requests,
+    *,
+    model: Any = None,
+    output: str | os.PathLike[str] | None = None,
+    max_in_flight: int = 256,
+    endpoint: str | None = None,
+    system: str | None = None,
+    prompt: str | None = None,
+    redo_changed: bool = False,
+    retry_failed: bool = False,
+    skip_bad: bool = False,
+    limit: int | None = None,
+    progress: bool | Callable[[Progress], Any] = True,
+    client: Client | None = None,
+    on_result: OnResult | None = None,
+    call: Call | None = None,
+    handle_signals: bool = True,
+    **options: Any,
+) -> RunResult:
+    """Ask many rows, and write each answer down as it comes. The same again goes on where this one ended.
+
+    Args:
+        requests: a JSONL, CSV or TSV file (``-`` for standard input), or an (async) iterable of rows. A row is a
+            prompt, a list of messages, or a dict such as a line of a file.
+        model: for rows that name none: a LiteLLM name or an `LLMConfig`.
+        output: the results file, in the Batch API's shape. Each finished row is with the operating system at once and
+            on the disk within about a second. Without it the rows are kept in memory.
+        max_in_flight: rows of one model at one endpoint that are under way at once.
+        endpoint: a name that stands for the base URL when rows are compared with earlier ones.
+        system: a system message for rows without one.
+        prompt: a template over a row's columns: ``Translate to {{lang}}: {{text}}``.
+        redo_changed: ask again however many finished rows were asked in another way before; without it more than one
+            in a hundred end the run.
+        retry_failed: ask again for rows that failed for a reason that stays, too.
+        skip_bad: a row that cannot be understood fails, instead of ending the run before the first call.
+        limit: only the first so many rows.
+        progress: True for standard error, False for nothing, or a function that takes a `Progress` every second.
+        client: makes the calls; the default one unless given. ``limits``, ``retry``, ``budget`` and ``cache`` (not a
+            dict, which is LiteLLM's) make one for this run instead.
+        on_result: is given each row that this run finishes; may be a coroutine function. While it waits, so does the
+            row's place. If it raises, the rows in flight are finished and the error is raised.
+        call: asks a row in the client's place: ``async def call(request) -> (response, record or None)``.
+        handle_signals: Ctrl-C and SIGTERM once end the run when the rows in flight are done, twice at once. Only in
+            the main thread, and only where nobody else handles them.
+        **options: LiteLLM's, for every row. A row's own win.
+
+    Returns:
+        What came of it. A run that was interrupted, or stopped by a circuit breaker or a full disk, returns too, and
+        says so.
+
+    Raises:
+        ConfigError: an argument is wrong, the results file cannot be used, or too many rows have changed.
+        RequestFileError: a row cannot be understood, or a ``custom_id`` stands twice.
+        RunLocked: another run is writing to the results file.
+    """
+    settings = Settings(
+        model=model,
+        output=output,
+        max_in_flight=max_in_flight,
+        endpoint=endpoint,
+        system=system,
+        prompt=prompt,
+        redo_changed=redo_changed,
+        retry_failed=retry_failed,
+        skip_bad=skip_bad,
+        limit=limit,
+        progress=progress,
+    )
+    call = _caller(call, client, options)
+    job = Job(requests, settings, options, call=call, emit=_emit(on_result), keep=output is None)
+    with interrupts(job.interrupt) if handle_signals else nullcontext():
+        return await job.go()
+
+
+def run(
+    requests: Requests,
+    *,
+    model: Any = None,
+    output: str | os.PathLike[str] | None = None,
+    max_in_flight: int = 256,
+    endpoint: str | None = None,
+    system: str | None = None,
+    prompt: str | None = None,
+    redo_changed: bool = False,
+    retry_failed: bool = False,
+    skip_bad: bool = False,
+    limit: int | None = None,
+    progress: bool | Callable[[Progress], Any] = True,
+    client: Client | None = None,
+    on_result: OnResult | None = None,
+    call: Call | None = None,
+    handle_signals: bool = True,
+    **options: Any,
+) -> RunResult:
+    """`arun` from ordinary code.
+
+    Inside a running event loop (a notebook) the run has a thread and a loop of its own, and this one waits.
+    """
+    settings = Settings(
+        model=model,
+        output=output,
+        max_in_flight=max_in_flight,
+        endpoint=endpoint,
+        system=system,
+        prompt=prompt,
+        redo_changed=redo_changed,
+        retry_failed=retry_failed,
+        skip_bad=skip_bad,
+        limit=limit,
+        progress=progress,
+    )
+    call = _caller(call, client, options)
+    job = Job(requests, settings, options, call=call, emit=_emit(on_result), keep=output is None)
+    with interrupts(job.interrupt) if handle_signals else nullcontext():
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(job.go())
+        return _in_own_thread(job)
+
+
+async def stream(
+    requests: Requests,
+    *,
+    model: Any = None,
+    output: str | os.PathLike[str] | None = None,
+    max_in_flight: int = 256,
+    endpoint: str | None = None,
+    system: str | None = None,
+    prompt: str | None = None,
+    redo_changed: bool = False,
+    retry_failed: bool = False,
+    skip_bad: bool = False,
+    limit: int | None = None,
+    progress: bool | Callable[[Progress], Any] = False,
+    client: Client | None = None,
+    call: Call | None = None,
+    **options: Any,
+) -> AsyncIterator[ResultRow]:
+    """The rows as they finish, in bounded memory: a slow reader slows the run down.
+
+    The arguments are those of `arun`. With ``output`` the rows that an earlier run
+    finished are not given again. Leaving the loop early gives the rows in flight up; leave it with
+    ``contextlib.aclosing`` to have that done at once.
+
+    Raises:
+        BulkLLMError: as `arun`, and at the end if the run was stopped before its input ended.
+    """
+    settings = Settings(
+        model=model,
+        output=output,
+        max_in_flight=max_in_flight,
+        endpoint=endpoint,
+        system=system,
+        prompt=prompt,
+        redo_changed=redo_changed,
+        retry_failed=retry_failed,
+        skip_bad=skip_bad,
+        limit=limit,
+        progress=progress,
+    )
+    finished: asyncio.Queue[ResultRow | None] = asyncio.Queue(_STREAMED)
+    reading = True
+
+    async def work() -> RunResult:
+        try:
+            return await job.go()
+        finally:
+            if reading:
+                await finished.put(None)
+
+    call = _caller(call, client, options)
+    job = Job(requests, settings, options, call=call, emit=finished.put, keep=False)
+    task = asyncio.create_task(work())
+    try:
+        while (row := await finished.get()) is not None:
+            yield row
+        result = await task
+    finally:
+        reading = False
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+    if result.stopped is not None:
+        raise BulkLLMError(result.stopped)
+
+
+def _caller(call: Call | None, client: Client | None, options: dict[str, Any]) -> Call:
+    """What asks a row; what belongs to a client is taken out of the options."""
+    names = [name for name in _CLIENTS if options.get(name) is not None]
+    if "cache" in names and isinstance(options["cache"], dict):
+        names.remove("cache")
+    made_of = {name: options.pop(name) for name in names}
+    for name in options.keys() - ROW_OPTIONS:
+        close = difflib.get_close_matches(name, _OWN, n=1, cutoff=_CLOSE)
+        if close:
+            raise ConfigError(f"there is no option {name!r}; {close[0]!r} was meant, it seems")
+    given = [*(["call"] if call else []), *(["client"] if client else []), *made_of]
+    if call is not None or client is not None:
+        if len(given) > 1:
+            raise ConfigError(f"{', '.join(given)} exclude each other: a client has its own limits, retries and cache")
+        return caller(client) if client is not None else cast("Call", call)
+    return caller(Client(**made_of) if made_of else default_client())
+
+
+def caller(client: Client) -> Call:
+    """What asks a row through a client."""
+    ways: dict[str, Callable[..., Awaitable[Any]]] = {
+        "completion": client.acompletion,
+        "embedding": client.aembedding,
+        "responses": client.aresponses,
+    }
+
+    async def call(request: BulkRequest) -> tuple[Any, UsageRecord | None]:
+        response = await ways[request.operation](**request.body)
+        return response, record_of(response)
+
+    return call
+
+
+def _emit(on_result: OnResult | None) -> Emit | None:
+    if on_result is None:
+        return None
+
+    async def emit(row: ResultRow) -> None:
+        told = on_result(row)
+        if inspect.isawaitable(told):
+            await told
+
+    return emit
+
+
+def _in_own_thread(job: Job) -> RunResult:
+    """Run on a loop of its own in another thread, in this one's context, and wait for it."""
+    future: Future[RunResult] = Future()
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        try:
+            future.set_result(context.run(asyncio.run, job.go()))
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            future.set_exception(error)
+
+    thread = threading.Thread(target=work, name="bulkllm-run")
+    thread.start()
+    try:
+        return future.result()
+    except KeyboardInterrupt:  # somebody else's handler raised it here
+        job.interrupt()
+        job.interrupt()
+        raise
+    finally:
+        thread.join()

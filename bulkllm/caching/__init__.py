@@ -1,0 +1,44 @@
+"""Answers that were paid for are kept, and the same request is not paid twice.
+
+What may live here: the key of a request, what of an answer is kept and how it comes back, where it is kept, identical
+requests in flight, and what is to be mended in LiteLLM's own cache. Nothing here makes a call, knows of limits or
+counts usage; the flow of a call asks this package before it asks anybody else.
+"""
+
+from __future__ import annotations
+
+from .answers import freeze_response, kind_of, thaw_response
+from .inflight import Follower, Leader, Outcome, SingleFlight
+from .key import item_keys, request_key
+from .litellm_patch import LiteLLMSupport, litellm_support, paid_usage, patch, unpatch, was_litellm_cache_hit
+from .shelf import Entry
+from .store import Cache, CacheInfo
+from .streams import freeze_stream, replay_chunks, replay_events
+from .vectors import embedding_items, join_embedding, split_embedding
+
+__all__ = [
+    "Cache",
+    "CacheInfo",
+    "Entry",
+    "Follower",
+    "Leader",
+    "LiteLLMSupport",
+    "Outcome",
+    "SingleFlight",
+    "embedding_items",
+    "freeze_response",
+    "freeze_stream",
+    "item_keys",
+    "join_embedding",
+    "kind_of",
+    "litellm_support",
+    "paid_usage",
+    "patch",
+    "replay_chunks",
+    "replay_events",
+    "request_key",
+    "split_embedding",
+    "thaw_response",
+    "unpatch",
+    "was_litellm_cache_hit",
+]

@@ -1,0 +1,365 @@
+"""LiteLLM's own cache, for users who set ``litellm.cache``: its hits are recognised, and where they break, mended.
+
+What may live here: what was found out about LiteLLM's cache on the versions named below, the mends, and the rules by
+which they are applied. Nothing happens at import; nothing here touches a LiteLLM whose cache is in order.
+
+What is wrong with it, by version (measured, base installs):
+
+- 1.102 to 1.109: a hit imports parts of the proxy and raises ``ModuleNotFoundError: fastapi`` (BerriAI/litellm#42195).
+- up to 1.103: ``aembedding`` with some of its inputs in the cache asks for the whole batch, then takes the answer for
+  that of the missing part, and so returns the vectors of other texts. From 1.104 on it asks for the missing ones. On
+  all of them the usage of such an answer counts what came from the cache, too.
+- up to 1.105: hits of ``text_completion`` are not marked as such, but carry their ``cache_key``.
+
+A mend is applied only where version, signature and a live test agree. Otherwise it stands aside, one warning in the log
+says so, and calls go on as LiteLLM makes them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib
+import inspect
+import logging
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .. import _litellm
+from .answers import EMBEDDING, kind_of
+
+_log = logging.getLogger(__name__)
+
+_HANDLER = "litellm.caching.caching_handler"
+_PAID_USAGE = "bulkllm_paid_usage"
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LiteLLMSupport:
+    """What was found in the installed LiteLLM, and what was done about it.
+
+    Attributes:
+        version: of LiteLLM.
+        examined: whether :func:`patch` has looked at it. Nothing below means anything before.
+        hits_recognised: whether a hit of its cache carries the mark by which it is known.
+        mended: what was broken and is mended now.
+        stood_aside: what should have been mended and was not, with the reason.
+    """
+
+    version: str
+    examined: bool = False
+    hits_recognised: bool = False
+    mended: tuple[str, ...] = ()
+    stood_aside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Mend:
+    """One mend: where it goes, for which versions it was tried, and the tests that must agree.
+
+    Attributes:
+        name: what is mended, for :class:`LiteLLMSupport`.
+        oldest: of the versions it was tried with, as (major, minor); so ``newest``.
+        owner: the class that has the function, or None if the module has it.
+        functions: the function's name; or several, where a version knows it by another name or by both.
+        parameters: the names of its parameters.
+        is_broken: whether the function misbehaves as expected, tried out.
+        made: the function to put in its place.
+        works: whether that behaves, tried out.
+    """
+
+    name: str
+    oldest: tuple[int, int]
+    newest: tuple[int, int]
+    owner: str | None
+    functions: tuple[str, ...]
+    parameters: tuple[str, ...]
+    is_broken: Callable[[Any, Function], bool]
+    made: Callable[[Any, Function], Function]
+    works: Callable[[Any, Function], bool]
+
+    def place(self, handler: Any) -> Any:
+        """The module or class that has the function."""
+        return handler if self.owner is None else getattr(handler, self.owner)
+
+
+_lock = threading.Lock()
+_applied: list[tuple[Any, str, Function, Function]] = []
+_support: LiteLLMSupport | None = None
+_warned = False
+
+
+def patch() -> LiteLLMSupport:
+    """Make hits of ``litellm.cache`` work and be known, as far as this LiteLLM needs that and is familiar.
+
+    Imports LiteLLM. The first call takes up to a second on some versions, so it is not made on an event loop; further
+    ones change nothing and take no time. :func:`unpatch` undoes it.
+    """
+    global _support, _warned  # noqa: PLW0603 - what is patched is one for the process, as LiteLLM is
+    with _lock:
+        if _support is not None:
+            return _support
+        _litellm.load()
+        support = _examine(_litellm.version(), importlib.import_module(_HANDLER))
+        if not _warned and (support.stood_aside or not support.hits_recognised):
+            _warned = True
+            problems = list(support.stood_aside)
+            if not support.hits_recognised:
+                problems.append("its hits do not carry the mark by which they are known, and will be counted as calls")
+            _log.warning(
+                "LiteLLM %s is not as expected: %s. Calls go on as before; a cache set in litellm.cache may not work."
+                " bulkllm's own cache (cache=True) does not depend on it.",
+                support.version,
+                "; ".join(problems),
+            )
+        _support = support
+        return support
+
+
+def unpatch() -> None:
+    """Put LiteLLM's own functions back. What somebody else has put in their place since stays."""
+    global _support  # noqa: PLW0603 - see patch
+    with _lock:
+        while _applied:
+            owner, name, original, ours = _applied.pop()
+            if getattr(owner, name, None) is ours:
+                setattr(owner, name, original)
+        _support = None
+
+
+def litellm_support() -> LiteLLMSupport:
+    """What was found in the installed LiteLLM. Does not import it, and says little before :func:`patch` has looked."""
+    return _support or LiteLLMSupport(_litellm.version())
+
+
+def was_litellm_cache_hit(response: Any) -> bool:
+    """Whether an answer (or a stream, or a chunk) came from ``litellm.cache``, so that nothing was paid for it.
+
+    False for an embedding of which only a part came from there: see :func:`paid_usage`.
+    """
+    hidden = _hidden(response)
+    if hidden.get("cache_hit") is True:
+        return not _is_partial(response, hidden)
+    if hidden.get("cache_key") is not None or getattr(response, "custom_llm_provider", None) == "cached_response":
+        return True
+    # The stream of a text completion is wrapped around the stream that carries the mark.
+    inner = getattr(response, "completion_stream", None)
+    return getattr(inner, "custom_llm_provider", None) == "cached_response"
+
+
+def paid_usage(response: Any) -> Any:
+    """The usage of the part that was asked for, of an embedding that came partly from ``litellm.cache``.
+
+    None for any other answer, whose own usage says what was paid.
+    """
+    return _hidden(response).get(_PAID_USAGE)
+
+
+def _hidden(response: Any) -> Any:
+    hidden = getattr(response, "_hidden_params", None)
+    return hidden if hasattr(hidden, "get") else {}
+
+
+def _is_partial(response: Any, hidden: Any) -> bool:
+    # LiteLLM marks it like a whole hit. But a whole hit has no duration, or was looked up under one key.
+    return (
+        kind_of(response) == EMBEDDING
+        and hidden.get("cache_key") is None
+        and getattr(response, "_response_ms", None) is not None
+    )
+
+
+def _examine(version: str, handler: Any) -> LiteLLMSupport:
+    mended: list[str] = []
+    stood_aside: list[str] = []
+    for mend in _MENDS:
+        reason = _apply(mend, version, handler)
+        if reason == "":
+            mended.append(mend.name)
+        elif reason is not None:
+            stood_aside.append(f"{mend.name}: {reason}")
+    return LiteLLMSupport(
+        version=version,
+        examined=True,
+        hits_recognised=_hits_are_marked(handler),
+        mended=tuple(mended),
+        stood_aside=tuple(stood_aside),
+    )
+
+
+def _apply(mend: _Mend, version: str, handler: Any) -> str | None:
+    """Apply a mend: "" if it is in place, None if there is nothing to mend, else why it is not in place."""
+    tried = mend.oldest <= _major_minor(version) <= mend.newest
+    where = ".".join(part for part in (mend.owner, mend.functions[0]) if part)
+    try:
+        place = mend.place(handler)
+        names = [name for name in mend.functions if hasattr(place, name)] or [mend.functions[0]]
+        original: Function = getattr(place, names[0])
+        parameters = tuple(inspect.signature(original).parameters)
+    except (AttributeError, TypeError, ValueError):
+        return f"there is no {where}" if tried else None
+    if parameters != mend.parameters:
+        return f"{where} takes ({', '.join(parameters)})" if tried else None
+    try:
+        if not mend.is_broken(handler, original):
+            return None
+        if not tried:
+            return f"broken as in {_text(mend.oldest)} to {_text(mend.newest)}, but not tried with this version"
+        ours = mend.made(handler, original)
+        if not mend.works(handler, ours):
+            return "the mended function fails its test"
+    except Exception as error:  # noqa: BLE001 - whatever an unfamiliar LiteLLM raises, calls must go on; it is reported
+        return f"{where} fails in the test ({type(error).__name__})"
+    for name in names:
+        _applied.append((place, name, getattr(place, name), ours))
+        setattr(place, name, ours)
+    return ""
+
+
+def _major_minor(version: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _text(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def _hits_are_marked(handler: Any) -> bool:
+    """Whether an answer that LiteLLM makes from a cached one is known as a hit, whole and as a stream: tried out."""
+    litellm = _litellm.load()
+    answer = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "x"}}
+    try:
+        now = dt.datetime.now()  # noqa: DTZ005 - LiteLLM subtracts its own times, which have no zone
+        logging_obj = importlib.import_module("litellm.litellm_core_utils.litellm_logging").Logging(
+            model="x", messages=[], stream=False, call_type="completion", start_time=now,
+            litellm_call_id="bulkllm", function_id="bulkllm",
+        )  # fmt: skip
+        caching = handler.LLMCachingHandler(original_function=litellm.completion, request_kwargs={}, start_time=now)
+        return all(
+            was_litellm_cache_hit(
+                caching._convert_cached_result_to_model_response(
+                    cached_result=litellm.ModelResponse(id="x", model="x", choices=[answer]).model_dump(),
+                    call_type="completion",
+                    kwargs=options,
+                    logging_obj=logging_obj,
+                    model="x",
+                    args=(),
+                )
+            )
+            for options in ({}, {"stream": True})
+        )
+    except Exception as error:  # noqa: BLE001 - as in _apply
+        _log.debug("the hits of this LiteLLM's cache could not be tried out (%s)", type(error).__name__)
+        return False
+
+
+# Hits without fastapi: whether the callbacks of a hit wait for its stream to end.
+
+
+def _defer_is_broken(_: Any, function: Function) -> bool:
+    try:
+        function(cached_result=None)
+    except ImportError:
+        return True
+    return False
+
+
+def _mended_defer(handler: Any, _: Function) -> Function:
+    streams = (
+        handler.CustomStreamWrapper,
+        importlib.import_module("litellm.responses.streaming_iterator").BaseResponsesAPIStreamingIterator,
+    )
+
+    def should_defer(*, cached_result: object) -> bool:
+        # The third class that LiteLLM looks for is the one that cannot be imported here, so nothing is one of it.
+        return isinstance(cached_result, streams)
+
+    return should_defer
+
+
+def _defer_works(handler: Any, function: Function) -> bool:
+    stream = handler.CustomStreamWrapper
+    return function(cached_result=stream.__new__(stream)) is True and function(cached_result=object()) is False
+
+
+# Embeddings of which a part was in the cache.
+
+
+def _combine_is_broken(handler: Any, function: Function) -> bool:
+    return _combined(handler, function, [1]) == [0.0, 1.0, 2.0]  # always: it is familiar, so it can be wrapped
+
+
+def _mended_combine(_: Any, original: Function) -> Function:
+    def combine(
+        self: Any, _caching_handler_response: Any, embedding_response: Any, start_time: Any, end_time: Any
+    ) -> Any:
+        cached = _caching_handler_response.final_embedding_cached_response
+        known = [] if cached is None else [one for one in cached.data if one is not None]
+        if known and len(known) < len(cached.data) == len(embedding_response.data or ()):
+            return embedding_response  # the whole batch was asked for and paid: this is its answer, in order
+        paid = embedding_response.usage
+        combined = original(self, _caching_handler_response, embedding_response, start_time, end_time)
+        if combined is not embedding_response:
+            combined._hidden_params[_PAID_USAGE] = paid
+        return combined
+
+    return combine
+
+
+def _combine_works(handler: Any, function: Function) -> bool:
+    right = [0.0, 1.0, 2.0]
+    return _combined(handler, function, [1]) == right and _combined(handler, function, [0, 1, 2]) == right
+
+
+def _combined(handler: Any, function: Function, fresh: list[int]) -> list[float]:
+    """The vectors of a batch of three, whose second was not in the cache, when these came from the provider."""
+    litellm = _litellm.load()
+
+    def vector(index: int) -> Any:
+        return litellm.types.utils.Embedding(embedding=[float(index)], index=index, object="embedding")
+
+    def response(data: list[Any]) -> Any:
+        usage = litellm.Usage(prompt_tokens=1, completion_tokens=0, total_tokens=1)
+        made = litellm.EmbeddingResponse(model="x", usage=usage)
+        made.data = data
+        return made
+
+    now = dt.datetime.now()  # noqa: DTZ005 - LiteLLM subtracts its own times, which have no zone
+    caching = handler.LLMCachingHandler(original_function=litellm.aembedding, request_kwargs={}, start_time=now)
+    cached = handler.CachingHandlerResponse(final_embedding_cached_response=response([vector(0), None, vector(2)]))
+    combined = function(caching, cached, response([vector(index) for index in fresh]), now, now)
+    return [(one if isinstance(one, dict) else one.model_dump())["embedding"][0] for one in combined.data]
+
+
+_MENDS = (
+    _Mend(
+        name="cache hits without fastapi",
+        oldest=(1, 102),
+        newest=(1, 109),
+        owner=None,
+        functions=("_should_defer_streaming_cache_hit_callbacks",),
+        parameters=("cached_result",),
+        is_broken=_defer_is_broken,
+        made=_mended_defer,
+        works=_defer_works,
+    ),
+    _Mend(
+        name="embeddings that are cached in part",
+        oldest=(1, 85),
+        newest=(1, 109),
+        owner="LLMCachingHandler",
+        functions=(
+            "_combine_cached_embedding_response_with_api_result",
+            "combine_cached_embedding_response_with_api_result",
+        ),
+        parameters=("self", "_caching_handler_response", "embedding_response", "start_time", "end_time"),
+        is_broken=_combine_is_broken,
+        made=_mended_combine,
+        works=_combine_works,
+    ),
+)

@@ -1,0 +1,253 @@
+"""Runs in processes of their own, which are interrupted and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulkllm.bulk.interrupts import interrupts
+
+# A run whose "provider" is a log file: one line for each row that was asked, written in one piece.
+PROGRAM = textwrap.dedent(
+    """
+    import asyncio, json, os, sys
+    import bulkllm.bulk as bulk
+
+    requests, output, log, seconds, more = sys.argv[1:]
+    fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    async def call(request):
+        prompt = request.body["messages"][0]["content"]
+        os.write(fd, (prompt + "\\n").encode())
+        await asyncio.sleep(float(seconds))
+        return {"id": prompt, "choices": [{"message": {"content": "re: " + prompt}}]}, None
+
+    result = bulk.run(requests, call=call, model="m", output=output, progress=True, **json.loads(more))
+    print(json.dumps({"ok": result.ok, "undone": result.undone, "skipped": result.skipped,
+                      "interrupted": result.interrupted}))
+    """
+)
+
+
+class Program:
+    """Starts runs over one input."""
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        self.requests = folder / "in.jsonl"
+        self.output = folder / "results.jsonl"
+        self.log = folder / "log.txt"
+        self.requests.write_text("".join(json.dumps({"prompt": f"p{number}"}) + "\n" for number in range(rows)))
+        self.log.touch()
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *, seconds: float, **options: Any) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", PROGRAM, *map(str, (self.requests, self.output, self.log, seconds))]
+        process = subprocess.Popen(
+            [*command, json.dumps(options)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+        )
+        self.running.append(process)
+        return process
+
+    def wait_until(self, true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+        end = time.monotonic() + 60
+        while not true():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.002)
+
+    def asked(self) -> Counter[str]:
+        return Counter(self.log.read_text().splitlines())
+
+    def answers(self) -> list[str]:
+        rows = [json.loads(line) for line in self.output.read_bytes().splitlines()]
+        return [row["response"]["body"]["id"] for row in rows]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Callable[[int], Program]]:
+    made: list[Program] = []
+
+    def make(rows: int) -> Program:
+        made.append(Program(tmp_path, rows))
+        return made[-1]
+
+    yield make
+    for one in made:
+        for process in one.running:
+            process.kill()
+            process.communicate()
+
+
+def end(process: subprocess.Popen[bytes]) -> tuple[dict[str, Any], str]:
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err.decode()
+    told: dict[str, Any] = json.loads(out)
+    return told, err.decode()
+
+
+def test_a_run_killed_again_and_again_finishes_and_pays_no_row_twice(program: Callable[[int], Program]) -> None:
+    rows, flight, kills = 600, 10, 0
+    told: dict[str, Any] = {}
+    run = program(rows)
+    rng = random.Random(7)  # noqa: S311 - a seed for a test
+    while not told:
+        process = run.start(seconds=0.005, max_in_flight=flight)
+        target = run.asked().total() + rng.randrange(1, 150)
+        if target >= rows:
+            told, _ = end(process)
+            break
+        run.wait_until(lambda: run.asked().total() >= target, process)  # noqa: B023 - called at once
+        process.kill()
+        process.communicate()
+        kills += 1
+    assert kills >= 3
+    assert told["ok"] == rows
+    assert sorted(run.answers()) == sorted(f"p{number}" for number in range(rows))
+    asked = run.asked()
+    assert len(asked) == rows
+    assert asked.total() - rows <= kills * flight
+    told, _ = end(run.start(seconds=0.005))
+    assert told["skipped"] == rows
+    assert run.asked() == asked
+    assert sorted(path.name for path in run.output.parent.glob("results*")) == ["results.jsonl"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_interrupt_finishes_the_rows_in_flight(program: Callable[[int], Program], number: signal.Signals) -> None:
+    run = program(500)
+    process = run.start(seconds=0.2, max_in_flight=10)
+    run.wait_until(lambda: run.asked().total() >= 15, process)
+    os.kill(process.pid, number)
+    told, err = end(process)
+    assert told["interrupted"]
+    assert told["undone"] == 500 - told["ok"]
+    assert "rows in flight are finished first" in err
+    asked = run.asked()
+    assert asked.total() < 40
+    assert sorted(run.answers()) == sorted(asked)  # every row that was asked is kept
+    told, _ = end(run.start(seconds=0))
+    assert (told["ok"], told["interrupted"]) == (500, False)
+    assert run.asked().total() == 500
+
+
+def test_two_interrupts_end_the_run_at_once(program: Callable[[int], Program]) -> None:
+    run = program(500)
+    process = run.start(seconds=600, max_in_flight=10)
+    run.wait_until(lambda: run.asked().total() == 10, process)
+    os.kill(process.pid, signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)
+    os.kill(process.pid, signal.SIGINT)
+    told, _ = end(process)
+    assert (told["ok"], told["undone"], told["interrupted"]) == (0, 500, True)
+    assert run.answers() == []
+
+
+def test_the_answers_that_a_file_size_limit_leaves_no_room_for_are_kept(
+    program: Callable[[int], Program], tmp_path: Path
+) -> None:
+    """A real refusal of the operating system: the file may not grow beyond 20 kB, nor may any other."""
+    run = program(300)
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n{PROGRAM}"
+    command = [sys.executable, "-c", limited, *map(str, (run.requests, run.output, run.log, 0.001))]
+    done = subprocess.run(
+        [*command, json.dumps({"max_in_flight": 5})],
+        capture_output=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    told = json.loads(done.stdout)
+    assert b"File too large" in done.stderr
+    assert told["undone"] > 200
+    whole = run.answers()  # each line can be read
+    (kept,) = tmp_path.glob("results-*.jsonl")
+    assert len(whole) + len(kept.read_bytes().splitlines()) == run.asked().total()
+    with run.output.open("ab") as file:
+        file.write(kept.read_bytes())
+    told, _ = end(run.start(seconds=0))
+    assert told["ok"] == 300
+    assert run.asked().total() == 300
+    assert sorted(run.answers()) == sorted(f"p{number}" for number in range(300))
+
+
+def test_handlers_of_signals_are_given_back(calls: Any) -> None:
+    program = textwrap.dedent(
+        """
+        import asyncio, signal
+        import bulkllm.bulk as bulk
+
+        async def call(request):
+            seen.append(signal.getsignal(signal.SIGINT))
+            return {}, None
+
+        async def inside():
+            before = signal.getsignal(signal.SIGINT)
+            await bulk.arun(["a"], call=call, model="m", progress=False)
+            assert signal.getsignal(signal.SIGINT) is before
+            bulk.run(["a"], call=call, model="m", progress=False)
+
+        seen = []
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        bulk.run(["a"], call=call, model="m", progress=False)
+        asyncio.run(inside())
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+        assert {handler.__qualname__ for handler in seen} == {"interrupts.<locals>.handle"}, seen
+
+        own = lambda number, frame: None
+        signal.signal(signal.SIGINT, own)
+        seen.clear()
+        bulk.run(["a"], call=call, model="m", progress=False)
+        assert seen == [own]
+        bulk.run(["a"], call=call, model="m", progress=False, handle_signals=False)
+        """
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_the_third_interrupt_is_pythons_own() -> None:
+    told: list[int] = []
+    with interrupts(lambda: told.append(1)):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert len(told) == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_standard_input_is_an_input(program: Callable[[int], Program], tmp_path: Path) -> None:
+    run = program(30)
+    command = [sys.executable, "-c", PROGRAM, "-", *map(str, (run.output, run.log, 0)), "{}"]
+    done = subprocess.run(command, input=run.requests.read_bytes(), capture_output=True, check=True, timeout=60)
+    assert json.loads(done.stdout)["ok"] == 30
+    assert len(run.answers()) == 30
+
+
+def test_an_interrupt_does_not_wait_for_more_input(program: Callable[[int], Program]) -> None:
+    run = program(3)
+    command = [sys.executable, "-c", PROGRAM, "-", *map(str, (run.output, run.log, 0)), "{}"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run.running.append(process)
+    assert process.stdin is not None
+    process.stdin.write(run.requests.read_bytes())
+    process.stdin.flush()
+    run.wait_until(lambda: run.output.exists() and len(run.answers()) == 3, process)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.stdout is not None
+    told = json.loads(process.stdout.readline())  # the pipe is still open on our side
+    assert (told["ok"], told["interrupted"]) == (3, True)
+    process.communicate(timeout=30)
+    assert process.returncode == 0

@@ -1,0 +1,120 @@
+"""A server that answers what a test tells it to, byte for byte, and keeps what it was asked."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+# LiteLLM's types warn about themselves when the first of them is made; none of it is ours to mend.
+READ_ONLY = "ignore:.*`ReadOnly` qualifier:UserWarning"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.filterwarnings(READ_ONLY))
+
+
+class Exchange:
+    """One request, and what can be answered to it."""
+
+    def __init__(self, handler: BaseHTTPRequestHandler, body: Any) -> None:
+        self._handler = handler
+        self.path = handler.path
+        self.headers = {name.lower(): value for name, value in handler.headers.items()}
+        self.body = body
+        self.gone = False
+
+    def answer(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
+        """A whole answer."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.begin(status, {"content-type": "application/json", "content-length": str(len(data)), **(headers or {})})
+        self.write(data)
+
+    def events(self, *events: Any) -> None:
+        """Server-sent events; None ends them."""
+        self.begin(200, {"content-type": "text/event-stream", "connection": "close"})
+        for event in events:
+            self.event(event)
+
+    def event(self, event: Any) -> None:
+        """One more event."""
+        data = event if isinstance(event, str) else json.dumps(event)
+        self.write(f"data: {data}\n\n".encode())
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """The head of an answer."""
+        self._handler.send_response(status)
+        for name, value in headers.items():
+            self._handler.send_header(name, value)
+        self._handler.end_headers()
+
+    def write(self, data: bytes) -> None:
+        """Some of the body, if the client is still there."""
+        try:
+            self._handler.wfile.write(data)
+            self._handler.wfile.flush()
+        except OSError:
+            self.gone = True
+
+    def trickle(self, data: bytes, *, seconds: float = 20.0, pause: float = 0.01) -> None:
+        """The same bytes again and again, until the client leaves or the time is over."""
+        end = time.monotonic() + seconds
+        while not self.gone and time.monotonic() < end:
+            self.write(data)
+            time.sleep(pause)
+
+
+Script = Callable[[Exchange], None]
+
+
+class CannedServer(ThreadingHTTPServer):
+    """A loopback server with one script for all requests."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.script: Script = lambda exchange: exchange.answer(500, {"error": {"message": "no script"}})
+        self.seen: list[Exchange] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that leaves half way is what many a test is about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: CannedServer
+
+    def setup(self) -> None:
+        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().setup()
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        exchange = Exchange(self, body)
+        self.server.seen.append(exchange)
+        self.server.script(exchange)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
+        """Into nobody's standard error."""
+
+
+@pytest.fixture
+def canned() -> Iterator[CannedServer]:
+    server = CannedServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join(10)
+    server.server_close()

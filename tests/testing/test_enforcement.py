@@ -1,0 +1,187 @@
+"""Limits as a client meets them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bulkllm.errors import ConfigError
+from bulkllm.testing import FakeClock, FakeProvider, ProviderLimits
+
+Post = Callable[..., Any]
+
+
+@pytest.mark.parametrize("window", ["bucket", "sliding"])
+def test_the_quota_is_served_then_refused_then_served_again(window: Any, chat: Post) -> None:
+    clock = FakeClock(1000.0)
+    with FakeProvider(rpm=3, window=window, clock=clock, record_times=True) as server:
+        assert [chat(server, str(n)).status for n in range(5)] == [200, 200, 200, 429, 429]
+        clock.advance(19.9)
+        assert chat(server).status == 429
+        clock.advance(0.1)
+        assert chat(server).status == (200 if window == "bucket" else 429)
+        clock.advance(40)
+        assert chat(server).status == 200
+        report = server.report()
+    assert (report.requests, report.refused, report.successes) == (
+        8,
+        3 if window == "bucket" else 4,
+        report.statuses[200],
+    )
+    assert (report.first_at, report.last_at, report.span) == (1000, 1060, 60)
+    assert report.admitted_at == ((1000,) * 3 + ((1020,) if window == "bucket" else ()) + (1060,))
+
+
+def test_a_refusal_tells_when_to_come_back_and_that_is_true(chat: Post) -> None:
+    clock = FakeClock()
+    with FakeProvider(rpm=60, burst=1, clock=clock) as server:
+        chat(server)
+        clock.advance(0.25)
+        refused = chat(server)
+        assert refused.status == 429
+        assert refused.headers["retry-after"] == "1"
+        assert refused.headers["retry-after-ms"] == "750"
+        assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+        error = refused.json["error"]
+        assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
+        assert "requests per min (RPM): Limit 60" in error["message"]
+        assert "try again in 0.750s" in error["message"]
+        clock.advance(0.75)
+        assert chat(server).status == 200
+
+
+def test_for_real_with_a_short_period(chat: Post) -> None:
+    with FakeProvider(rpm=5, period=0.3, window="sliding") as server:
+        began = time.monotonic()
+        while server.report().successes < 11:
+            chat(server)
+        took = time.monotonic() - began
+        report = server.report()
+    # Eleven of five a period: the eleventh comes two periods after the first.
+    assert 0.6 <= report.span < took < 3
+    assert report.refused == report.statuses[429] > 0
+    assert report.requests == report.successes + report.refused
+
+
+def test_tokens_are_charged_by_the_cap_as_openai_does(chat: Post) -> None:
+    with FakeProvider(tpm=1000, clock=FakeClock()) as server:
+        assert chat(server, max_tokens=600).headers["x-ratelimit-remaining-tokens"] == "400"
+        refused = chat(server, max_tokens=600)
+        assert (refused.status, refused.json["error"]["type"]) == (429, "tokens")
+        assert "TPM): Limit 1000, Used 600, Requested 600" in refused.json["error"]["message"]
+        assert chat(server, max_tokens=400).status == 200
+        too_large = chat(server, max_tokens=1001)
+        assert too_large.status == 429
+        assert "too large" in too_large.json["error"]["message"]
+        assert "retry-after" not in too_large.headers
+
+
+def test_the_charge_can_be_chosen(chat: Post) -> None:
+    with FakeProvider(tpm=1000, charge="actual", reply="1234" * 50, clock=FakeClock()) as server:
+        assert chat(server, max_tokens=900).status == 200
+        assert chat(server, max_tokens=900).headers["x-ratelimit-remaining-tokens"] == str(1000 - 9 - 50 - 9)
+    with FakeProvider(tpm=1000, charge="prompt+max_tokens", clock=FakeClock()) as server:
+        assert chat(server, max_tokens=900).headers["x-ratelimit-remaining-tokens"] == str(1000 - 9 - 900)
+
+
+@pytest.mark.parametrize(
+    ("style", "there"),
+    [
+        ("openai", {"x-ratelimit-reset-requests": "1s"}),
+        ("azure", {"x-ratelimit-reset-requests": "1"}),
+        ("groq", {"x-ratelimit-limit-requests": "1440", "x-ratelimit-reset-requests": "1m0s"}),
+        ("anthropic", {"anthropic-ratelimit-requests-remaining": "59"}),
+        (None, {}),
+    ],
+)
+def test_headers_can_be_another_providers_or_none(style: Any, there: dict[str, str], chat: Post) -> None:
+    with FakeProvider(rpm=60, rpd=1440, headers=style, clock=FakeClock()) as server:
+        answer = chat(server)
+        told = {name: value for name, value in answer.headers.items() if "ratelimit" in name or "retry" in name}
+        assert there.items() <= told.items()
+        assert bool(told) == (style is not None)
+        server.set_limits(rpm=1)
+        chat(server)
+        refused = chat(server)
+        assert refused.status == 429
+        assert ("retry-after" in refused.headers) == (style is not None)
+
+
+def test_requests_in_flight_are_limited(chat: Post) -> None:
+    import threading
+
+    with FakeProvider(max_in_flight=2, latency=0.2) as server:
+        statuses: list[int] = []
+        threads = [threading.Thread(target=lambda n=n: statuses.append(chat(server, str(n)).status)) for n in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(statuses) == [200, 200, 429, 429, 429]
+        report = server.report()
+        assert chat(server).status == 200
+    assert (report.peak_in_flight, report.in_flight, report.refused) == (2, 0, 3)
+    assert report.models["m"].peak_in_flight == 2
+
+
+def test_models_have_limits_of_their_own(chat: Post) -> None:
+    limits = {"big": ProviderLimits(rpm=1), "fam-*": ProviderLimits(rpm=2)}
+    with FakeProvider(rpm=3, limits=limits, clock=FakeClock()) as server:
+        served = {
+            model: [chat(server, model=model).status for _ in range(4)].count(200)
+            for model in ("big", "fam-1", "fam-2", "x", "y")
+        }
+        assert served == {"big": 1, "fam-1": 2, "fam-2": 0, "x": 3, "y": 3}
+        assert {name: counts.refused for name, counts in server.report().models.items()} == {
+            "big": 3,
+            "fam-1": 2,
+            "fam-2": 4,
+            "x": 1,
+            "y": 1,
+        }
+
+
+def test_limits_change_while_the_server_runs(chat: Post) -> None:
+    with FakeProvider(rpm=1, clock=FakeClock()) as server:
+        assert [chat(server).status for _ in range(2)] == [200, 429]
+        server.set_limits(rpm=None)
+        assert [chat(server).status for _ in range(3)] == [200, 200, 200]
+        server.set_limits("other", rpm=1)
+        assert [chat(server, model="other").status for _ in range(2)] == [200, 429]
+        assert chat(server).status == 200
+        with pytest.raises(ConfigError, match="'rps' is no limit"):
+            server.set_limits(rps=1)
+        server.reset()
+        assert [chat(server).status for _ in range(2)] == [200, 429]
+        assert server.report().requests == 2
+
+
+def test_refused_requests_may_count(chat: Post) -> None:
+    clock = FakeClock()
+    with FakeProvider(rpm=10, tpm=100, window="sliding", refused_count=True, clock=clock) as server:
+        for _ in range(4):
+            assert chat(server, max_tokens=200).status == 429
+        assert chat(server, max_tokens=10).headers["x-ratelimit-remaining-requests"] == "5"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rpm": -1}, "rpm=-1"),
+        ({"charge": "all"}, "charge='all'"),
+        ({"headers": "mistral"}, "headers='mistral'"),
+        ({"keys": "sk-one"}, "give a list"),
+        ({"latency": -1}, "latency=-1"),
+        ({"latency": (2, 1)}, "latency="),
+        ({"time_per_token": -1}, "time_per_token=-1"),
+        ({"port": 70_000}, "port=70000"),
+        ({"faults": ["reset"]}, "Fault objects"),
+        ({"reply_tokens": (5, 1)}, "reply_tokens"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        FakeProvider(**options)
