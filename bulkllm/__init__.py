@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import errors, models
-    from .accounting import Price, Usage, UsageRecord, UsageTracker
+    from .accounting import Budget, Price, Usage, UsageRecord, UsageTracker
     from .bulk import ResultRow, RunResult, arun, run, stream
     from .calls import RetryPolicy, record_of
     from .client import (
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Budget",
     "BudgetExceeded",
     "BulkLLMError",
     "CacheError",
@@ -84,7 +85,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "accounting": ("Price", "Usage", "UsageRecord", "UsageTracker"),
+    "accounting": ("Budget", "Price", "Usage", "UsageRecord", "UsageTracker"),
     "bulk": ("ResultRow", "RunResult", "arun", "run", "stream"),
     "calls": ("RetryPolicy", "record_of"),
     "client": (

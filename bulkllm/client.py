@@ -11,7 +11,8 @@ import threading
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from .accounting import UsageTracker
+from . import models
+from .accounting import Budget, UsageTracker
 from .calls.call import DEFAULT_TIMEOUT, Call, Operation
 from .calls.drive import adrive, drive
 from .calls.flow import call_flow
@@ -32,6 +33,9 @@ Limits = RateLimiter | RateLimit | Iterable[RateLimit]
 _RETRY_KEYWORDS: Final = ("num_retries", "max_retries")
 _FOREIGN_RETRIES: Final = ("retry_policy", "retry_strategy")
 
+# Options with which a name means a model of that endpoint, whatever our registry knows by the same name.
+_OWN_ENDPOINT: Final = ("api_base", "base_url", "custom_llm_provider")
+
 
 class Client:
     """Makes calls: limited, tried again, counted.
@@ -42,6 +46,7 @@ class Client:
         limits: a :class:`RateLimiter` (which clients may share), or the limits for one of its own; None limits nothing.
         retry: which failures are tried again, and when.
         usage: the tracker that counts this client's calls; one of its own unless given.
+        budget: what its calls may use in all; clients may share one.
         timeout: seconds for one attempt, wall clock, streams included, unless a call says otherwise.
         deadline: seconds for a call with all its waiting and attempts, unless a call says otherwise; None for no end.
         lane: what carries the calls; LiteLLM unless given.
@@ -56,6 +61,7 @@ class Client:
         *,
         retry: RetryPolicy | None = None,
         usage: UsageTracker | None = None,
+        budget: Budget | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         deadline: float | None = None,
         lane: Lane | None = None,
@@ -70,6 +76,7 @@ class Client:
         self._parts = Parts(
             lane=LiteLLMLane() if lane is None else lane,
             limiter=self.limiter,
+            budget=budget,
             trackers=(self.usage, _process_usage),
         )
 
@@ -89,6 +96,7 @@ class Client:
             LiteLLM's ModelResponse, or with ``stream=True`` a :class:`CallStream` over LiteLLM's chunks.
 
         Raises:
+            BudgetExceeded: the budget has no room for the call; nothing was sent.
             LimitTimeout: the deadline was over before the limits let the call go; nothing was sent.
             ImpossibleRequest: the call needs more than a limit's whole quota.
             Exception: LiteLLM's own, unchanged, when the last attempt failed.
@@ -141,6 +149,8 @@ class Client:
     def _call(self, operation: Operation, model: Any, options: dict[str, Any]) -> Call:
         if not isinstance(model, str):
             model, options = _from_config(model, options)
+        requested = model
+        model = models.resolve(model, own_endpoint=any(options.get(name) for name in _OWN_ENDPOINT))
         tags = _tags(options.pop("tags", None))
         priority = _priority(options.pop("priority", 0.0))
         deadline = options.pop("deadline", self._deadline)
@@ -157,7 +167,7 @@ class Client:
         return Call(
             operation=operation,
             model=target.model,
-            requested_model=model,
+            requested_model=requested,
             provider=target.provider,
             options=options,
             stream=stream,

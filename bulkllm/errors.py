@@ -5,7 +5,8 @@
     ├── IncompatibleLiteLLM     the installed LiteLLM cannot be used, or cannot do what was asked
     ├── LimitError
     │   ├── ImpossibleRequest   larger than a configured limit's whole quota: it could never run
-    │   └── LimitTimeout        quota did not come free within the time given
+    │   ├── LimitTimeout        quota did not come free within the time given
+    │   └── StoreUnavailable    the store through which processes share limits cannot be used now
     ├── BudgetExceeded          the call would break the budget, and was not made
     ├── CacheError              the cache cannot be used as asked
     ├── RequestFileError        a request file is malformed: file, line, column, what was expected
@@ -42,6 +43,10 @@ class ImpossibleRequest(LimitError, ValueError):
 
 class LimitTimeout(LimitError, TimeoutError):
     """Quota did not come free within the time given. Nothing was sent, nothing is held."""
+
+
+class StoreUnavailable(LimitError):
+    """The store through which several processes share limits cannot be reached, or cannot be used now."""
 
 
 class BudgetExceeded(BulkLLMError):

@@ -105,7 +105,7 @@ def run_tests(python: Path, arguments: list[str]) -> bool:
 
 
 def _pip(python: Path, *arguments: str) -> None:
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    command = [str(python), "-m", "pip", "install", "--quiet", "--quiet", "--disable-pip-version-check", *arguments]
     if subprocess.run(command, check=False).returncode != 0:
         raise Failed(f"pip cannot install {' '.join(arguments)}")
 

@@ -138,3 +138,55 @@ def test_the_default_client_the_process_tracker_and_a_scope_count_the_same_calls
     assert scope.total.input_tokens == report.input_tokens
     assert scope.total.output_tokens == report.output_tokens
     assert bulkllm.usage().diff(before).total.requests == 3
+
+
+def test_a_budget_is_used_and_not_overdrawn_by_many_calls_in_flight() -> None:
+    """Outputs stay far below max_tokens, so that what is held is many times what is spent."""
+    budget = bulkllm.Budget(0.01)
+    client = bulkllm.Client(budget=budget)
+    with FakeProvider(latency=0.02, reply_tokens=(10, 20)) as provider:
+        result = client.run(
+            (f"question {n}" for n in range(2000)),
+            model=MODEL,
+            api_base=provider.openai_base,
+            api_key="sk",
+            max_tokens=200,
+            max_in_flight=50,
+            progress=False,
+        )
+        report = provider.report()
+    assert result.stopped is not None
+    assert "budget" in result.stopped
+    assert 0.95 * 0.01 <= budget.spent.cost <= 0.01
+    assert result.usage.total.cost == pytest.approx(budget.spent.cost)
+    assert result.ok == report.successes
+    assert budget.held.cost == pytest.approx(0)
+
+
+def test_a_budget_of_money_needs_a_price() -> None:
+    with FakeProvider() as provider:
+        options = {"api_base": provider.openai_base, "api_key": "sk"}
+        with pytest.raises(bulkllm.ConfigError, match="price of openai/nobody-knows is unknown"):
+            bulkllm.Client(budget=bulkllm.Budget(1)).completion("openai/nobody-knows", ask(1), **options)
+        free = bulkllm.Client(budget=bulkllm.Budget(1, max_requests=1, unpriced="free"))
+        free.completion("openai/nobody-knows", ask(1), **options)
+        with pytest.raises(bulkllm.BudgetExceeded):
+            free.completion("openai/nobody-knows", ask(2), **options)
+        assert provider.report().requests == 1
+
+
+def test_an_alias_of_the_registry_is_called_by_its_litellm_name() -> None:
+    bulkllm.models.register("openai/gpt-4.1-mini", aliases=["house model"])
+    with FakeProvider() as provider:
+        from bulkllm import _litellm
+
+        litellm = _litellm.load()
+        before = litellm.api_base
+        litellm.api_base = provider.openai_base
+        try:
+            response = bulkllm.completion("house model", ask(1), api_key="sk")
+        finally:
+            litellm.api_base = before
+        assert provider.report().models["gpt-4.1-mini"].requests == 1
+    record = bulkllm.record_of(response)
+    assert (record.model, record.requested_model) == (MODEL, "house model")

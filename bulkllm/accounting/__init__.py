@@ -7,6 +7,7 @@ LiteLLM is asked for prices only, and late.
 
 from __future__ import annotations
 
+from .budget import Amount, Budget, Hold
 from .cost import Price, cost_of
 from .record import UsageRecord, public_endpoint
 from .sketch import Quantiles
@@ -15,6 +16,9 @@ from .tracker import UsageTracker, active_trackers, publish
 from .usage import Usage
 
 __all__ = [
+    "Amount",
+    "Budget",
+    "Hold",
     "Price",
     "Quantiles",
     "Totals",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from ..accounting import Usage, UsageRecord, UsageTracker, active_trackers, public_endpoint
+from ..accounting import Hold, Usage, UsageRecord, UsageTracker, active_trackers, public_endpoint
 from .call import Call
 from .lane import Answer
 
@@ -30,6 +30,7 @@ class Account:
         "_trackers",
         "attempts",
         "call",
+        "hold",
         "record",
         "waited",
     )
@@ -38,6 +39,7 @@ class Account:
         self.call = call
         self.attempts = 0
         self.waited = 0.0
+        self.hold: Hold | None = None
         self.record: UsageRecord | None = None
         self._clock = clock
         self._began = clock()
@@ -112,9 +114,20 @@ class Account:
             estimated=usage is None and estimated is not None,
             charge_unknown=unknown_charge,
         )
+        if self.hold is not None:
+            self._settle_hold(self.hold, record)
         for tracker in self._trackers:
             tracker.record(record)
         return record
+
+    def _settle_hold(self, hold: Hold, record: UsageRecord) -> None:
+        """Spend what is known; where the provider told nothing but may bill, the estimate stays spent."""
+        if not record.attempts and not record.cached:
+            hold.refund()
+        elif record.charge_unknown:
+            hold.settle()
+        else:
+            hold.settle(cost=record.cost or 0.0, tokens=record.total_tokens)
 
 
 def _configured_endpoint(call: Call) -> str | None:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..accounting import Hold
 from ..limits import Reservation
 from .call import Call
 from .closing import close_source
@@ -39,6 +40,19 @@ class Load:
 
     async def aperform(self) -> None:
         self.lane.load()  # two seconds, once; in a thread it would hold the interpreter just as long
+
+
+@dataclass(frozen=True, slots=True)
+class HoldBudget:
+    """Wait until the budget has room for the call."""
+
+    hold: Hold
+
+    def perform(self) -> None:
+        self.hold.acquire()
+
+    async def aperform(self) -> None:
+        await self.hold.aacquire()
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ _NOT_ACCEPTED: Final = "APIResponseValidationError"
 _NOT_REACHED: Final = (ConnectionRefusedError, socket.gaierror)
 
 _SUCCESS: Final = range(200, 300)
+_AUTH: Final = frozenset({401, 403})
 _CAPACITY_STATUS: Final = frozenset({503, 529})
 _TOO_MANY: Final = 429
 _PAYMENT: Final = 402
@@ -107,7 +108,7 @@ def _not_reached(link: BaseException) -> bool:
 def _kind(names: set[str], status: int | None, code: str | None, payload: Mapping[str, Any]) -> Kind:
     if _NOT_ACCEPTED in names:
         return "request"
-    if "AuthenticationError" in names or "PermissionDeniedError" in names:
+    if "AuthenticationError" in names or "PermissionDeniedError" in names or status in _AUTH:
         return "auth"
     if "NotFoundError" in names:
         return "not_found"

@@ -19,9 +19,10 @@ from ..limits import Reservation
 from ..limits.estimate import Estimate
 from .account import Account, attach_record, attach_to_error
 from .call import Call
-from .effects import Effect, Load, Reserve, Send, Sleep
+from .effects import Effect, HoldBudget, Load, Reserve, Send, Sleep
 from .fold import guessed_usage
 from .parts import Parts
+from .spending import hold_of
 from .stream import CallStream
 
 Flow = Generator[Effect, Any, Any]
@@ -40,15 +41,18 @@ def call_flow(parts: Parts, call: Call) -> Flow:
     """
     account = Account(call, parts.trackers, parts.clock)
     yield Load(parts.lane)
+    estimate = _estimate(parts, call)
     failed: Exception | None = None
     refused = False
     unknown_charge = False
     while True:
         reservation: Reservation | None = None
-        estimate = _NOTHING
         over: Exception | None = None
         try:
-            reservation, estimate = yield from _reserve(parts, call, account, front=refused)
+            if parts.budget is not None and account.hold is None:
+                account.hold = hold_of(parts.budget, parts.lane, call, estimate)
+                yield HoldBudget(account.hold)
+            reservation = yield from _reserve(parts, call, account, estimate, front=refused)
         except BulkLLMError as error:
             # If the deadline is over, then what the attempt before said is why there was to be another at all.
             over = failed if failed is not None and isinstance(error, LimitTimeout) else error
@@ -101,14 +105,18 @@ def call_flow(parts: Parts, call: Call) -> Flow:
             raise
 
 
+def _estimate(parts: Parts, call: Call) -> Estimate:
+    if parts.budget is None and not parts.limiter.counts_tokens(call.model):
+        return _NOTHING
+    return parts.estimator.estimate(call.model, call.options)
+
+
 def _reserve(
-    parts: Parts, call: Call, account: Account, *, front: bool
-) -> Generator[Effect, Any, tuple[Reservation | None, Estimate]]:
-    limiter = parts.limiter
-    if not limiter.holds(call.model):
-        return None, _NOTHING
-    estimate = parts.estimator.estimate(call.model, call.options) if limiter.counts_tokens(call.model) else _NOTHING
-    reservation = limiter.reserve(
+    parts: Parts, call: Call, account: Account, estimate: Estimate, *, front: bool
+) -> Generator[Effect, Any, Reservation | None]:
+    if not parts.limiter.holds(call.model):
+        return None
+    reservation = parts.limiter.reserve(
         call.model,
         input_tokens=estimate.input_tokens,
         output_tokens=estimate.output_tokens,
@@ -120,7 +128,7 @@ def _reserve(
         yield Reserve(reservation)
     finally:
         account.waited += reservation.waited
-    return reservation, estimate
+    return reservation
 
 
 def _within_deadline(call: Call, account: Account) -> Call:
@@ -148,8 +156,8 @@ def _settle_answer(
             reservation.release()
         else:
             reservation.reconcile(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
-            if estimate is not _NOTHING:
-                parts.estimator.learn(call.model, estimate.characters, used.input_tokens, used.output_tokens)
+    if estimate is not _NOTHING and used is not None:
+        parts.estimator.learn(call.model, estimate.characters, used.input_tokens, used.output_tokens)
     attach_record(response, account.close("ok", answer, estimated=guess))
 
 

@@ -38,6 +38,7 @@ class LiteLLMLane:
 
     def __init__(self) -> None:
         self._targets: dict[tuple[str, object, object, object], Target] = {}
+        self._prices: dict[str, tuple[float, float] | None] = {}
         self._loaded: Any = None
 
     def load(self) -> None:
@@ -60,6 +61,22 @@ class LiteLLMLane:
         except litellm.exceptions.BadRequestError:  # the call itself will tell its caller
             return Target(model, "")
         return Target(f"{provider}/{bare}", str(provider))
+
+    def price(self, call: Call) -> tuple[float, float] | None:
+        """What LiteLLM's map says of the model: its plain prices, without tiers."""
+        if call.model not in self._prices:
+            self._prices[call.model] = self._look_up_price(call.model)
+        return self._prices[call.model]
+
+    def _look_up_price(self, model: str) -> tuple[float, float] | None:
+        try:
+            info = self._loaded.get_model_info(model)
+        except Exception as error:
+            if type(error).__name__ not in {"ModelNotMappedError", "Exception"}:  # a bare Exception in older versions
+                raise
+            return None
+        prices = info.get("input_cost_per_token"), info.get("output_cost_per_token")
+        return None if None in prices else (float(prices[0]), float(prices[1]))
 
     # -- sending ---------------------------------------------------------------------------------------------
 

@@ -59,6 +59,9 @@ class Lane(Protocol):
     def target(self, model: str, options: Mapping[str, Any]) -> Target:
         """Whom a model's name means. Cheap after the first time."""
 
+    def price(self, call: Call) -> tuple[float, float] | None:
+        """US dollars for a token of input and one of output, for estimates; None where that is not known. Cheap."""
+
     def send(self, call: Call) -> Any:
         """Make one attempt, blocking. Returns the response, or a provider's stream."""
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..accounting import UsageTracker
+from ..accounting import Budget, UsageTracker
 from ..limits import RateLimiter
 from ..limits.estimate import TokenEstimator
 from .lane import Lane
@@ -20,6 +20,7 @@ class Parts:
         lane: carries calls.
         limiter: holds them back.
         estimator: guesses tokens before, learns after.
+        budget: what its calls may use in all, if that is bounded.
         trackers: count every call, besides the scopes that are active when it begins.
         clock: seconds, monotonic.
     """
@@ -27,5 +28,6 @@ class Parts:
     lane: Lane
     limiter: RateLimiter
     estimator: TokenEstimator = field(default_factory=TokenEstimator)
+    budget: Budget | None = None
     trackers: tuple[UsageTracker, ...] = ()
     clock: Callable[[], float] = time.monotonic

@@ -91,7 +91,8 @@ def documents() -> Iterator[dict[str, Any]]:
 def told(seen: ProviderReport) -> str:
     """The other side of the run."""
     errors = [f"{count} x {status}" for status, count in sorted(seen.statuses.items()) if status != HTTPStatus.OK]
+    faults = ", ".join([*errors, f"{seen.faults.get('reset', 0)} x connection reset"])
     return (
-        f"provider  {seen.requests:,} requests, at most {seen.peak_in_flight} at once, {seen.refused:,} over its limits; "
-        f"faults on purpose: {', '.join(errors) or 'none'}, {seen.faults.get('reset', 0)} x connection reset"
+        f"provider  {seen.requests:,} requests, up to {seen.peak_in_flight} at once, {seen.refused:,} over its limits;"
+        f" faults on purpose: {faults}"
     )

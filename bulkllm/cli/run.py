@@ -11,7 +11,7 @@ from . import options as shared
 
 def run(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="Rows: JSONL (Batch API shape or prompt/messages), CSV or TSV; - is standard input.")
+        str, typer.Argument(metavar="FILE", help="JSONL (Batch API shape, or prompt/messages), CSV or TSV; - is stdin.")
     ],
     model: Annotated[
         str | None,

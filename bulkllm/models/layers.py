@@ -156,9 +156,9 @@ def read_layer(path: Path, kind: str, *, into: Layer | None = None) -> Layer:
             layer.problems.append(file.error((key,), f"not a table that is known; {expected}"))
     notes = {key: file.data[key] for key in ("source", "as_of") if key in file.data}
     for key, value in list(notes.items()):
-        expected = expectation(key, value)
-        if expected is not None:
-            layer.problems.append(file.error((key,), f"expected {expected}, found {shown(key, notes.pop(key))}"))
+        wanted = expectation(key, value)
+        if wanted is not None:
+            layer.problems.append(file.error((key,), f"expected {wanted}, found {shown(key, notes.pop(key))}"))
     whole_file = Statement({}, **notes)
     for index, table in _tables(file, "model", layer):
         _read_model(layer, file, index, table, whole_file)

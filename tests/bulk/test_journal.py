@@ -336,8 +336,8 @@ def test_the_disk_is_flushed_soon_and_not_for_each_row() -> None:
     assert flushed.acquire(timeout=10)
     for _ in range(1000):
         syncer.wake()
+    assert not flushed.acquire(timeout=0.05)
     syncer.stop()
-    assert not flushed.acquire(blocking=False)
     assert not syncer.is_alive()
 
 

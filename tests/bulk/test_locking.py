@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bulkllm.bulk import locking
 from bulkllm.bulk.locking import FileLock
 from bulkllm.errors import RunLocked
 
@@ -30,6 +31,28 @@ def test_a_lock_whose_file_was_removed_under_it_is_no_lock(tmp_path: Path) -> No
         FileLock(path)
     first.release()
     second.release()
+
+
+def test_a_lock_on_a_file_that_its_owner_has_just_removed_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run ends between our opening the file and our locking it."""
+    path = tmp_path / "results.jsonl"
+    real = locking._lock
+    times = 0
+
+    def lock(fd: int) -> None:
+        nonlocal times
+        times += 1
+        if times == 1:
+            (tmp_path / "results.jsonl.lock").unlink()
+        real(fd)
+
+    monkeypatch.setattr(locking, "_lock", lock)
+    mine = FileLock(path)
+    with pytest.raises(RunLocked):
+        FileLock(path)
+    mine.release()
 
 
 def test_the_lock_dies_with_its_owner(tmp_path: Path) -> None:

@@ -256,6 +256,20 @@ def test_limit_asks_only_the_first_rows(calls: Any, write: Any, out: Path) -> No
     assert bulk(path, calls, out).skipped == 5
 
 
+async def test_an_input_that_is_left_early_is_closed_at_once(calls: Any) -> None:
+    closed = []
+
+    async def rows() -> AsyncIterator[str]:
+        try:
+            for number in range(50):
+                yield f"p{number}"
+        finally:
+            closed.append(True)
+
+    assert (await arun(rows(), call=calls, model="m", limit=3, progress=False)).ok == 3
+    assert closed
+
+
 def test_a_run_holds_its_file(calls: Any, write: Any, out: Path) -> None:
     path = write(prompts(3))
 
@@ -388,6 +402,22 @@ def test_a_stream_whose_only_pool_is_stopped_is_not_read_to_its_end(calls: Any, 
     )
     assert bulk(rows(), calls, max_in_flight=4).failed < 20
     assert read < 30
+
+
+async def test_rows_of_stopped_pools_take_no_room_from_a_streams_others(calls: Any, error: Any) -> None:
+    rows = [{"prompt": "first", "model": "alive"}]
+    rows += [{"prompt": f"{pool}{number}", "model": f"dead-{pool}"} for pool in "abcd" for number in range(20)]
+    rows += [{"prompt": f"p{number}", "model": "alive"} for number in range(50)]
+
+    async def call(request: Any) -> Any:
+        if request.model == "alive":
+            return await calls(request)
+        await asyncio.sleep(0.01)  # time for more of them to be read
+        raise error("NotFoundError", 404)
+
+    run = arun(iter(rows), call=call, max_in_flight=4, progress=False)
+    result = await asyncio.wait_for(run, 20)
+    assert result.ok == 51
 
 
 def test_a_budget_that_is_spent_ends_the_run(calls: Any, out: Path) -> None:
@@ -743,19 +773,19 @@ def test_a_preset_gives_its_options(calls: Any) -> None:
 
 
 @pytest.fixture
-def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Lets that many result lines through, then the disk is full."""
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets that many result lines through, then the disk is full; for so many lines if told."""
 
-    def fill(room: int) -> None:
+    def fill(room: int, full_for: int = 1000) -> None:
         real = os.write
-        written = 0
+        tried = 0
 
         def write(fd: int, data: bytes) -> int:
-            nonlocal written
+            nonlocal tried
             if bytes(data[:4]) == b'{"id':
-                if written >= room:
+                tried += 1
+                if room < tried <= room + full_for:
                     raise OSError(28, "No space left on device")
-                written += 1
             return real(fd, data)
 
         monkeypatch.setattr(os, "write", write)
@@ -786,6 +816,14 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(
     again = bulk(write(prompts(200)), calls, out)
     assert (again.ok, again.skipped) == (200, asked)
     assert calls.asked == 200
+
+
+def test_room_that_comes_free_in_time_is_used(calls: Any, out: Path, full_disk: Any) -> None:
+    full_disk(25, full_for=3)
+    result = bulk(prompts(200), calls, out, max_in_flight=5)
+    assert result.stopped is not None
+    assert "were kept" not in result.stopped
+    assert len(lines(out)) == calls.asked == result.ok
 
 
 # -- progress ------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from bulkllm.caching.litellm_patch import (
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # LiteLLM closes neither its clients nor its loops
+    pytest.mark.filterwarnings("ignore:coroutine 'Logging:RuntimeWarning"),  # nor waits for its log, on older versions
 ]
 
 

@@ -617,18 +617,21 @@ async def test_a_fault_in_the_lane_reaches_those_who_wait(cache: Cache, monkeypa
 
 
 def test_a_cache_that_is_dropped_leaves_nothing_behind(tmp_path: Path) -> None:
-    before = threading.active_count()
+    def threads() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("bulkllm-cache")]
 
     async def use() -> None:
         cache = Cache(tmp_path)
         await cache.aput("k", VALUE, cost=None, kind="chat")
+        assert len(threads()) == 1
 
+    gc.collect()
     asyncio.run(use())
     gc.collect()
     end = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < end:
+    while threads() and time.monotonic() < end:
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert threads() == []
 
 
 def test_secrets_of_a_request_are_nowhere_in_the_files(tmp_path: Path) -> None:

@@ -8,17 +8,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-# LiteLLM's types warn about themselves when the first of them is made; none of it is ours to mend.
-READ_ONLY = "ignore:.*`ReadOnly` qualifier:UserWarning"
+# LiteLLM's types warn about themselves when the first of them is made, and its sessions when their event loop is gone;
+# none of it is ours to mend.
+NOT_OURS = ("ignore:.*`ReadOnly` qualifier:UserWarning", "ignore:Unclosed (connector|client session):ResourceWarning")
+HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        item.add_marker(pytest.mark.filterwarnings(READ_ONLY))
+        if item.path.is_relative_to(HERE):
+            for warning in NOT_OURS:
+                item.add_marker(pytest.mark.filterwarnings(warning))
 
 
 class Exchange:
@@ -30,6 +35,7 @@ class Exchange:
         self.headers = {name.lower(): value for name, value in handler.headers.items()}
         self.body = body
         self.gone = False
+        self.moment = 0.0
 
     def answer(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
         """A whole answer."""

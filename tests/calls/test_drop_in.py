@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,10 +24,20 @@ FUNCTIONS = ["completion", "acompletion", "embedding", "aembedding", "responses"
 KEYS: dict[str, Any] = {"api_key": "sk-fake"}
 
 
+def in_a_thread(work: Callable[[], Any]) -> Any:
+    """LiteLLM runs event loops in synchronous calls; pytest-asyncio's loop in the main thread does not survive them."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
+
+
 def call(library: Any, name: str, *arguments: Any, **options: Any) -> Any:
     """One of the functions of LiteLLM or of ours; coroutines are run."""
-    result = getattr(library, name)(*arguments, **options)
-    return asyncio.run(result) if inspect.iscoroutine(result) else result
+
+    def work() -> Any:
+        result = getattr(library, name)(*arguments, **options)
+        return asyncio.run(result) if inspect.iscoroutine(result) else result
+
+    return in_a_thread(work)
 
 
 def asked(name: str) -> dict[str, Any]:
@@ -131,9 +142,12 @@ def chunks_of(library: Any, name: str, **options: Any) -> list[Any]:
     async def read() -> list[Any]:
         return [chunk async for chunk in await getattr(library, name)("openai/fake-model", MESSAGES, **options)]
 
-    if name.startswith("a"):
-        return asyncio.run(read())
-    return list(getattr(library, name)("openai/fake-model", MESSAGES, **options))
+    chunks: list[Any] = in_a_thread(
+        (lambda: asyncio.run(read()))
+        if name.startswith("a")
+        else lambda: list(getattr(library, name)("openai/fake-model", MESSAGES, **options))
+    )
+    return chunks
 
 
 def facts(chunk: Any) -> Any:
@@ -162,7 +176,7 @@ def test_a_streams_chunks_are_litellms_and_usage_is_seen_by_who_asked(name: str,
 def test_what_litellm_does_not_take_for_a_stream_is_none(seen: Seen) -> None:
     """It streams where ``stream`` is True, and not where it is merely true."""
     for library in (_litellm.load(), bulkllm):
-        answer = library.completion("openai/fake-model", MESSAGES, stream=1, **seen.base("openai/"))
+        answer = call(library, "completion", "openai/fake-model", MESSAGES, stream=1, **seen.base("openai/"))
         assert answer.choices[0].message.content
 
 
@@ -188,7 +202,7 @@ def test_headers_are_litellms(canned: CannedServer) -> None:
     canned.script = chat
     options = {"extra_headers": {"x-mine": "yes"}, "organization": "org-1", "api_base": canned.url, **KEYS}
     for library in (_litellm.load(), bulkllm):
-        library.completion("openai/fake-model", MESSAGES, timeout=33.0, **options)
+        call(library, "completion", "openai/fake-model", MESSAGES, timeout=33.0, **options)
     plain, ours = (exchange.headers for exchange in canned.seen)
     assert ours == {**plain, "host": ours["host"]}
     assert (ours["x-mine"], ours["openai-organization"]) == ("yes", "org-1")

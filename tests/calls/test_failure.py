@@ -67,6 +67,8 @@ def response(status: int, headers: dict[str, str] | None = None) -> Any:
         ("APIError", 402, "quota"),
         ("AuthenticationError", None, "auth"),
         ("PermissionDeniedError", 403, "auth"),
+        ("APIError", 403, "auth"),
+        ("APIError", 401, "auth"),
         ("NotFoundError", None, "not_found"),
         ("BadRequestError", None, "request"),
         ("UnprocessableEntityError", 422, "request"),

@@ -63,6 +63,9 @@ class HandLane:
     def target(self, model: str, options: Mapping[str, Any]) -> Target:
         return Target(model, "openai")
 
+    def price(self, call: Call) -> tuple[float, float] | None:
+        return None
+
     def send(self, call: Call) -> Any:
         raise AssertionError("the test performs the effects")
 

@@ -76,7 +76,8 @@ def run_words(provider: FakeProvider, rows: Path, *more: str) -> list[str]:
 def test_help_lists_the_commands_and_loads_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom bulkllm.cli import main\nsys.argv = ['bulkllm', '--help']\n"
-        "try:\n    main()\nfinally:\n    heavy = {'litellm', 'pandas', 'rich', 'redis', 'requests'} & set(sys.modules)\n"
+        "try:\n    main()\nfinally:\n"
+        "    heavy = {'litellm', 'pandas', 'rich', 'redis', 'requests'} & set(sys.modules)\n"
         "    print('HEAVY', sorted(heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

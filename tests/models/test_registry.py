@@ -260,6 +260,8 @@ as_of = 2026-02-03
     registry.register("openai/gpt-x", max_input_tokens=300, source="a test")
     assert registry.get("gpt-x").max_input_tokens == 300
     assert registry.get("gpt-x").origin("max_input_tokens") == Origin("program", "a test", date(2026, 11, 23))
+    registry.register("gpt-x", rpm=5, as_of=date(2026, 1, 1))
+    assert registry.get("gpt-x").origin("rpm") == Origin("program", None, date(2026, 1, 1))
     assert info.max_input_tokens == 200
 
 

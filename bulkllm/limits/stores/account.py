@@ -1,0 +1,146 @@
+"""One process's side of a shared group: what it holds, what it spent and has to report, and until when. Pure.
+
+What may live here: bookkeeping between two claims, with the process's own monotonic clock coming in. No I/O, no lock:
+whoever shares an account between threads guards it. A step with the store goes like this, and only the middle of it
+takes time::
+
+    claim = account.claim(now, want={...}, least={...})     # under the lock
+    try:
+        lease = store.lease(group, claim)                   # without it
+    except StoreUnavailable:
+        ...                                                 # nothing is lost: the next claim tells all of it again
+    else:
+        account.take_in(lease)                              # under the lock
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import socket
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from .base import Claim, Lease, Meter, Report, Spending
+
+_TICK: Final = 0.02
+"""Spending within this time is reported as one, by the moment of the latest."""
+
+
+class Account:
+    """What one process has of one group.
+
+    Quota that is held may be spent until the lease runs out, ``ttl`` after the last claim that was answered; then
+    what is left of it is forgotten here, and a moment later by the store. Slots in use are not: their calls go on, and
+    the next claim says so.
+
+    Args:
+        meters: of the group, as :class:`~.base.Claim` wants them.
+        owner: a name that no other process has; made up unless given.
+        ttl: seconds for which a lease may be spent. Claims should be made several times in that time.
+    """
+
+    def __init__(self, meters: Iterable[Meter], *, owner: str | None = None, ttl: float = 5.0) -> None:
+        self.meters = tuple(meters)
+        self.owner = owner or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.ttl = ttl
+        self.expires_at = -math.inf
+        self._slots = frozenset(meter.key for meter in self.meters if meter.kind == "slots")
+        self._held: dict[str, float] = {}
+        self._in_use: dict[str, float] = {}
+        self._spent: dict[tuple[str, int], tuple[float, float]] = {}  # key and tick: amount, moment of the latest
+        self._reports: list[tuple[int, list[tuple[str, float, float]]]] = []  # as claimed, and not known to be booked
+        self._serial = 0
+        self._claimed: tuple[float, int] | None = None
+
+    def held(self, key: str, now: float) -> float:
+        """What may be spent now: 0 once the lease has run out."""
+        return self._held.get(key, 0.0) if now < self.expires_at else 0.0
+
+    def spend(self, amounts: Mapping[str, float], now: float) -> None:
+        """Something goes out now. Of slots: they are in use from now on.
+
+        Whoever spends more than is held (because the store is away and the caller may go on) has it reported too.
+        """
+        for key, amount in amounts.items():
+            if amount:
+                self._held[key] = max(0.0, self.held(key, now) - amount)
+                if key in self._slots:
+                    self._in_use[key] = self._in_use.get(key, 0.0) + amount
+                else:
+                    self._note(key, amount, now)
+
+    def finish(self, key: str, amount: float, now: float) -> None:
+        """Slots are not in use any more; they stay held until the next claim."""
+        self._in_use[key] = max(0.0, self._in_use.get(key, 0.0) - amount)
+        if now < self.expires_at:
+            self._held[key] = self._held.get(key, 0.0) + amount
+
+    def amend(self, key: str, amount: float, sent_at: float) -> None:
+        """What was spent at a moment turns out to be this much more (negative: less)."""
+        if amount:
+            self._note(key, amount, sent_at)
+
+    def claim(
+        self,
+        now: float,
+        *,
+        want: Mapping[str, float] | None = None,
+        least: Mapping[str, float] | None = None,
+        keep: Mapping[str, float] | None = None,
+        leaving: bool = False,
+    ) -> Claim:
+        """What to tell and to ask the store.
+
+        Args:
+            now: seconds, monotonic.
+            want: as :class:`~.base.Claim` has it.
+            least: likewise. Where the next request cannot go with what is held, give up what is held
+                (``keep={}``) and ask for all it needs: two processes that hold a part each wait for ever otherwise.
+            keep: how much of what is held (and not in use) is not given back; all of it unless said otherwise.
+            leaving: give back all and be forgotten. Slots in use are given up too.
+        """
+        if now >= self.expires_at or leaving:
+            self._held.clear()
+        if keep is not None:
+            self._held = {key: min(amount, keep.get(key, 0.0)) for key, amount in self._held.items()}
+        if self._spent:
+            self._serial += 1
+            spent = [(key, amount, moment) for (key, _), (amount, moment) in self._spent.items()]
+            self._reports.append((self._serial, spent))
+            self._spent = {}
+        self._claimed = (now, self._serial)
+        kept = {} if leaving else dict(self._held)
+        if not leaving:
+            for key, amount in self._in_use.items():
+                kept[key] = kept.get(key, 0.0) + amount
+        return Claim(
+            self.owner,
+            self.meters,
+            self.ttl,
+            want=want or {},
+            least=least or {},
+            keep=kept,
+            reports=tuple(
+                Report(serial, tuple(Spending(key, amount, max(0.0, now - moment)) for key, amount, moment in spent))
+                for serial, spent in self._reports
+            ),
+            leaving=leaving,
+        )
+
+    def take_in(self, lease: Lease) -> None:
+        """The store's answer to the last claim."""
+        if self._claimed is None:
+            return
+        began, serial = self._claimed
+        self._claimed = None
+        self._reports = [report for report in self._reports if report[0] > serial]
+        self.expires_at = began + self.ttl
+        for key, amount in lease.granted.items():
+            self._held[key] = self._held.get(key, 0.0) + amount
+
+    def _note(self, key: str, amount: float, moment: float) -> None:
+        tick = (key, math.floor(moment / _TICK))
+        before, latest = self._spent.get(tick, (0.0, -math.inf))
+        self._spent[tick] = (before + amount, max(latest, moment))

@@ -1,0 +1,325 @@
+"""A store in an SQLite file: the processes of one machine share limits, and there is nothing to install.
+
+What may live here: the file, its locks, and what happens if it breaks or the process forks. A group is one row, and a
+step is one short transaction.
+
+Whoever uses the database holds the file ``.lock`` beside it alone, for a fraction of a millisecond: then nobody is in
+the database while it is replaced, and nobody has to find out by SQLite's busy handler, which sleeps for up to 100 ms at
+a time, that it is free. The lock dies with its owner.
+
+The journal is a rollback journal (TRUNCATE), never a write-ahead log: SQLite before 3.51.3 can corrupt a WAL file which
+several connections write to, the mode is written into the file, and the file is shared by whatever Pythons a machine
+has. Nothing waits for the disk (synchronous=OFF): what is in here is worthless after a power cut, and the journal
+alone keeps the file whole if a process is killed. If it breaks all the same it is set aside and a new one is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import sqlite3
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+from ... import config
+from ...errors import ConfigError, StoreUnavailable
+from .kept import LedgerStore
+from .ledger import Ledger
+
+_log = logging.getLogger(__name__)
+
+FILE_NAME: Final = "shared-limits.sqlite3"
+
+_APPLICATION: Final = 0x62756C6C  # "bull" in the file's header: it is one of ours
+_VERSION: Final = 1
+_STALE: Final = 3600.0  # a row is removed this long after it ceased to matter
+_SWEEP_EVERY: Final = 1000  # steps
+_NAP: Final = 0.0005
+_FORK_PATIENCE: Final = 5.0
+_UNSUPPORTED: Final = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
+
+Result = TypeVar("Result")
+
+
+class _Memory(NamedTuple):
+    """A state as this process left it."""
+
+    epoch: str
+    text: str
+    at: float
+    matters_for: float
+
+
+class SQLiteStore(LedgerStore):
+    """Limits that the processes of one machine share.
+
+    A wall clock that is set back stands still for the store until it has caught up, or (by more than a second) goes
+    on from where it was; one that is set forward lets leases end early and buckets fill, once.
+
+    Args:
+        path: the file; made if it is not there, with mode 0600. By default it is in the user's state directory.
+        patience: seconds to wait for other processes before the store counts as unavailable.
+        clock: seconds, the same for all processes. Tests pass their own.
+
+    Raises:
+        ConfigError: the file is there and is something else.
+        StoreUnavailable: the file cannot be opened or made.
+    """
+
+    def __init__(
+        self, path: str | Path | None = None, *, patience: float = 5.0, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.path = Path(path).expanduser() if path is not None else config.state_dir() / FILE_NAME
+        self._patience = patience
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+        self._opened_on: tuple[int, int] | None = None
+        self._lock = -1
+        self._steps = 0
+        self._memories: dict[str, _Memory] = {}
+        _watch(self)
+        self._run(lambda _: None)
+
+    def disconnect(self) -> None:
+        """See :meth:`.base.Store.disconnect`. The next use opens the file again."""
+        with self._mutex:
+            self._close_database()
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
+
+    def __repr__(self) -> str:
+        return f"SQLiteStore({str(self.path)!r})"
+
+    # -- one step --------------------------------------------------------------------------------------------
+
+    def _with_ledger(self, group: str, work: Callable[[Ledger, float], Result], *, change: bool = True) -> Result:
+        return self._run(lambda db: self._step(db, group, work, change=change))
+
+    def _step(
+        self, db: sqlite3.Connection, group: str, work: Callable[[Ledger, float], Result], *, change: bool
+    ) -> Result:
+        db.execute("BEGIN IMMEDIATE")
+        clock = self._clock()  # after the lock was had, so that the clock is read in the order of the steps
+        row = db.execute("SELECT state FROM groups WHERE name = ?", (group,)).fetchone()
+        ledger = self._read(row, group)
+        memory = self._memories.get(group)
+        if memory is not None and memory.epoch != ledger.epoch and memory.epoch not in ledger.past:
+            elapsed = time.monotonic() - memory.at
+            if elapsed < memory.matters_for:
+                ledger.inherit(Ledger.load(json.loads(memory.text)), elapsed, clock)
+        result = work(ledger, clock)
+        if change:
+            ledger.tidy()
+            text = json.dumps(ledger.dump(), separators=(",", ":"), allow_nan=False)
+            matters_for = ledger.as_new_in()
+            due = clock + matters_for
+            db.execute("INSERT OR REPLACE INTO groups (name, state, due) VALUES (?, ?, ?)", (group, text, due))
+            self._steps += 1
+            if self._steps % _SWEEP_EVERY == 1:
+                db.execute("DELETE FROM groups WHERE due < ?", (clock - _STALE,))
+            self._memories[group] = _Memory(ledger.epoch, text, time.monotonic(), matters_for)
+        db.execute("COMMIT")
+        return result
+
+    def _read(self, row: tuple[str] | None, group: str) -> Ledger:
+        if row is None:
+            return Ledger()
+        try:
+            return Ledger.load(json.loads(row[0]))
+        except (ValueError, KeyError, TypeError):
+            _log.warning("what %s says about the limits of %s is damaged: it starts anew", self.path, group)
+            return Ledger()
+
+    # -- the file --------------------------------------------------------------------------------------------
+
+    def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """What ``work`` returns, given the database while nobody else uses it; twice if it was damaged."""
+        if not self._mutex.acquire(timeout=self._patience):
+            raise StoreUnavailable(f"the store {self.path} was in use by this process for {self._patience:g} s")
+        try:
+            with self._alone():
+                try:
+                    return self._with_database(work)
+                except sqlite3.DatabaseError as error:
+                    if not _is_damage(error):
+                        raise
+                    self._set_aside(error)
+                return self._with_database(work)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreUnavailable(
+                f"the store {self.path} cannot be used ({error}); see that its directory can be written to, or give "
+                f"another path"
+            ) from error
+        finally:
+            self._mutex.release()
+
+    def _with_database(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        if self._db is not None and self._opened_on != _identity(self.path):  # replaced or removed since
+            self._close_database()
+        if self._db is None:
+            self._db = self._open()
+            self._opened_on = _identity(self.path)
+        try:
+            return work(self._db)
+        except BaseException:
+            self._close_database()  # a transaction that was open is rolled back with it
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        db = sqlite3.connect(self.path, timeout=self._patience, isolation_level=None, check_same_thread=False)
+        try:
+            (application,) = db.execute("PRAGMA application_id").fetchone()
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            (objects,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            if (application, version) != (_APPLICATION, _VERSION):
+                if application or version or objects:
+                    raise ConfigError(
+                        f"{self.path} is a database, but not a store of limits of this version; give another path"
+                    )
+                db.execute(f"PRAGMA application_id={_APPLICATION}")
+                db.execute(f"PRAGMA user_version={_VERSION}")
+            db.execute("PRAGMA journal_mode=TRUNCATE")
+            db.execute("PRAGMA synchronous=OFF")
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS groups (name TEXT PRIMARY KEY, state TEXT NOT NULL, due REAL NOT NULL)"
+            )
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _close_database(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+        aside = self.path.with_name(self.path.name + ".damaged")
+        for suffix in ("-journal", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        self.path.replace(aside)  # one is enough: nothing in it is of value
+        _log.warning("the store %s was damaged (%s): set aside as %s, a new one started", self.path, error, aside.name)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock file. Whoever waits for it looks again every half a millisecond."""
+        if self._lock < 0:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock_path = self.path.with_name(self.path.name + ".lock")
+            self._lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        end = time.monotonic() + self._patience
+        while not _lock(self._lock):
+            if time.monotonic() > end:
+                raise OSError(errno.EBUSY, f"in use by other processes for {self._patience:g} s")
+            time.sleep(_NAP)
+        try:
+            yield
+        finally:
+            _unlock(self._lock)
+
+    def _renew_in_child(self) -> None:
+        """In a forked child: what the parent opened is the parent's. SQLite forbids even to close it here."""
+        _inherited.append(self._db)
+        self._db = None
+        self._mutex = threading.Lock()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file's content is to blame; a full disk or a lock is not damage."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+# -- forks -----------------------------------------------------------------------------------------------------------
+# A fork waits until nobody is in the database: a transaction that was open at that moment could be rolled back by the
+# child's copy of the connection while the parent commits it.
+
+_inherited: list[object] = []
+_stores: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
+_forking = threading.Lock()
+_held: list[threading.Lock] = []
+_hooked = False
+
+
+def _watch(store: SQLiteStore) -> None:
+    global _hooked  # noqa: PLW0603 - hooks are set once for a process, and not at import
+    with _forking:
+        _stores.add(store)
+        if not _hooked and hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+            _hooked = True
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    _held.extend(store._mutex for store in list(_stores) if store._mutex.acquire(timeout=_FORK_PATIENCE))
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+    _forking.release()
+
+
+def _after_fork_in_child() -> None:
+    _held.clear()
+    for store in list(_stores):
+        store._renew_in_child()
+    _forking.release()
+
+
+# -- locks -----------------------------------------------------------------------------------------------------------
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(fd: int) -> bool:
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def _unlock(fd: int) -> None:
+        os.lseek(fd, 0, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:  # a file system without locks: SQLite's own have to do
+            if error.errno not in _UNSUPPORTED:
+                raise
+        return True
+
+    def _unlock(fd: int) -> None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
