@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from . import errors, models
     from .accounting import Budget, Price, Usage, UsageRecord, UsageTracker
     from .bulk import ResultRow, RunResult, arun, run, stream
+    from .caching import Cache
     from .calls import RetryPolicy, record_of
     from .client import (
         Client,
@@ -46,6 +47,7 @@ __all__ = [
     "Budget",
     "BudgetExceeded",
     "BulkLLMError",
+    "Cache",
     "CacheError",
     "Client",
     "ConfigError",
@@ -87,6 +89,7 @@ __all__ = [
 _HOMES = {
     "accounting": ("Budget", "Price", "Usage", "UsageRecord", "UsageTracker"),
     "bulk": ("ResultRow", "RunResult", "arun", "run", "stream"),
+    "caching": ("Cache",),
     "calls": ("RetryPolicy", "record_of"),
     "client": (
         "Client", "acompletion", "aembedding", "aresponses", "completion", "configure", "embedding", "responses",

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from . import models
 from .accounting import Budget, UsageTracker
+from .caching import Cache
+from .calls.cached import cached_flow
 from .calls.call import DEFAULT_TIMEOUT, Call, Operation
-from .calls.drive import adrive, drive
+from .calls.drive import Flow, adrive, drive
 from .calls.flow import call_flow
 from .calls.gateway import LiteLLMLane
 from .calls.lane import Lane
@@ -47,6 +49,8 @@ class Client:
         retry: which failures are tried again, and when.
         usage: the tracker that counts this client's calls; one of its own unless given.
         budget: what its calls may use in all; clients may share one.
+        cache: where answers are kept and looked for: a :class:`Cache`, or True for the one in the user's cache
+            directory; off unless asked for.
         timeout: seconds for one attempt, wall clock, streams included, unless a call says otherwise.
         deadline: seconds for a call with all its waiting and attempts, unless a call says otherwise; None for no end.
         lane: what carries the calls; LiteLLM unless given.
@@ -62,6 +66,7 @@ class Client:
         retry: RetryPolicy | None = None,
         usage: UsageTracker | None = None,
         budget: Budget | None = None,
+        cache: Cache | bool | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         deadline: float | None = None,
         lane: Lane | None = None,
@@ -71,6 +76,7 @@ class Client:
         self.retry = RetryPolicy() if retry is None else retry
         if not isinstance(self.retry, RetryPolicy):
             raise ConfigError(f"retry= takes a RetryPolicy, such as RetryPolicy(max_attempts=3), not {retry!r}")
+        self.cache = _cache_of(cache)
         self._timeout = _seconds("timeout", timeout)
         self._deadline = None if deadline is None else _seconds("deadline", deadline)
         self._parts = Parts(
@@ -90,7 +96,8 @@ class Client:
             messages: as LiteLLM takes them.
             **options: LiteLLM's. Ours are ``tags`` (a mapping of strings that the usage is counted under besides),
                 ``priority`` (see :meth:`RateLimiter.reserve`), ``deadline`` (seconds for all waiting and attempts)
-                and ``num_retries`` (attempts after the first). ``timeout`` is for one attempt, wall clock.
+                and ``num_retries`` (attempts after the first); a bool or a :class:`Cache` as ``cache`` is ours too, a
+                dict is LiteLLM's. ``timeout`` is for one attempt, wall clock.
 
         Returns:
             LiteLLM's ModelResponse, or with ``stream=True`` a :class:`CallStream` over LiteLLM's chunks.
@@ -101,27 +108,27 @@ class Client:
             ImpossibleRequest: the call needs more than a limit's whole quota.
             Exception: LiteLLM's own, unchanged, when the last attempt failed.
         """
-        return drive(call_flow(self._parts, self._call("completion", model, {"messages": messages, **options})))
+        return drive(self._flow("completion", model, {"messages": messages, **options}))
 
     async def acompletion(self, model: Any, messages: Any, **options: Any) -> Any:
         """``litellm.acompletion``; everything as in :meth:`completion`."""
-        return await adrive(call_flow(self._parts, self._call("completion", model, {"messages": messages, **options})))
+        return await adrive(self._flow("completion", model, {"messages": messages, **options}))
 
     def embedding(self, model: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - LiteLLM's name
         """``litellm.embedding``; everything else as in :meth:`completion`."""
-        return drive(call_flow(self._parts, self._call("embedding", model, {"input": input, **options})))
+        return drive(self._flow("embedding", model, {"input": input, **options}))
 
     async def aembedding(self, model: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - LiteLLM's name
         """``litellm.aembedding``; everything else as in :meth:`completion`."""
-        return await adrive(call_flow(self._parts, self._call("embedding", model, {"input": input, **options})))
+        return await adrive(self._flow("embedding", model, {"input": input, **options}))
 
     def responses(self, model: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - LiteLLM's name
         """``litellm.responses``; everything else as in :meth:`completion`."""
-        return drive(call_flow(self._parts, self._call("responses", model, {"input": input, **options})))
+        return drive(self._flow("responses", model, {"input": input, **options}))
 
     async def aresponses(self, model: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - LiteLLM's name
         """``litellm.aresponses``; everything else as in :meth:`completion`."""
-        return await adrive(call_flow(self._parts, self._call("responses", model, {"input": input, **options})))
+        return await adrive(self._flow("responses", model, {"input": input, **options}))
 
     # -- bulk runs -------------------------------------------------------------------------------------------
     # Bulk stands above the client and calls it; these three are the only way back up, and import late.
@@ -145,6 +152,11 @@ class Client:
         return stream(requests, client=self, **options)
 
     # -- putting a call together -----------------------------------------------------------------------------
+
+    def _flow(self, operation: Operation, model: Any, options: dict[str, Any]) -> Flow[Any]:
+        cache = _our_cache(options, self.cache)
+        call = self._call(operation, model, options)
+        return call_flow(self._parts, call) if cache is None else cached_flow(self._parts, call, cache)
 
     def _call(self, operation: Operation, model: Any, options: dict[str, Any]) -> Call:
         if not isinstance(model, str):
@@ -192,6 +204,23 @@ class Client:
         return self.retry.with_attempts(wanted + 1)
 
 
+def _cache_of(cache: Cache | bool | None) -> Cache | None:
+    if cache is None or isinstance(cache, Cache):
+        return cache
+    if isinstance(cache, bool):
+        return default_cache() if cache else None
+    raise ConfigError(f"cache= takes a Cache, True or False, not {type(cache).__name__}")
+
+
+def _our_cache(options: dict[str, Any], default: Cache | None) -> Cache | None:
+    """The cache that a call is to use; what is ours is taken out of the options, and a dict is LiteLLM's."""
+    wanted = options.get("cache")
+    if isinstance(wanted, Mapping):
+        return default
+    options.pop("cache", None)
+    return default if wanted is None else _cache_of(wanted)
+
+
 def _from_config(config: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """A preset in place of a name: what the call says itself goes before it."""
     keywords = getattr(config, "completion_kwargs", None)
@@ -233,6 +262,7 @@ def _priority(value: Any) -> float:
 # -- the default client --------------------------------------------------------------------------------------
 
 _process_usage: Final = UsageTracker("process")
+_default_cache: Cache | None = None
 _default: Client | None = None
 _default_lock: Final = threading.Lock()
 
@@ -245,6 +275,15 @@ def default_client() -> Client:
             if _default is None:
                 _default = Client()
     return _default
+
+
+def default_cache() -> Cache:
+    """The cache that ``cache=True`` means: the one in the user's cache directory, opened at the first use."""
+    global _default_cache  # noqa: PLW0603 - the one default
+    with _default_lock:
+        if _default_cache is None:
+            _default_cache = Cache()
+        return _default_cache
 
 
 def configure(limits: Limits | None = None, **options: Any) -> Client:

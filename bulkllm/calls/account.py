@@ -108,7 +108,7 @@ class Account:
             latency=0.0 if sent is None else self._clock() - sent,
             time_to_first_token=None if first is None or sent is None else first - sent,
             waited=self.waited,
-            attempts=self.attempts - cached,  # the attempt that LiteLLM's cache answered was not sent
+            attempts=max(0, self.attempts - cached),  # the attempt that LiteLLM's cache answered was not sent
             tags=call.tags,
             started_at=self._started_at,
             estimated=usage is None and estimated is not None,

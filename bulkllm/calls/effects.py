@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..accounting import Hold
+from ..caching import Cache, Entry, Follower, Outcome
 from ..limits import Reservation
 from .call import Call
 from .closing import close_source
@@ -40,6 +42,50 @@ class Load:
 
     async def aperform(self) -> None:
         self.lane.load()  # two seconds, once; in a thread it would hold the interpreter just as long
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Look for a kept answer."""
+
+    cache: Cache
+    key: str
+
+    def perform(self) -> Entry | None:
+        return self.cache.get(self.key)
+
+    async def aperform(self) -> Entry | None:
+        return await self.cache.aget(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Keep an answer; it is kept when this is done."""
+
+    cache: Cache
+    key: str
+    value: Mapping[str, Any] = field(repr=False)
+    cost: float | None
+    kind: str
+
+    def perform(self) -> None:
+        self.cache.put(self.key, self.value, cost=self.cost, kind=self.kind)
+
+    async def aperform(self) -> None:
+        await self.cache.aput(self.key, self.value, cost=self.cost, kind=self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Wait for an identical call that is under way."""
+
+    follower: Follower[Entry]
+
+    def perform(self) -> Outcome[Entry] | None:
+        return self.follower.result()
+
+    async def aperform(self) -> Outcome[Entry]:
+        return await self.follower.aresult()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _OWN = frozenset(
     {"model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "timeout", "stream"}
 )
-_NOT_HASHED = frozenset({"temperature", "slug", "display_name", "variant_of", "api_key_env", "timeout"})
+_NOT_HASHED = frozenset({"slug", "display_name", "variant_of", "api_key_env", "timeout"})
 
 
 class LLMConfig(BaseModel):

@@ -25,7 +25,13 @@ from typing import Final
 from .base import Claim, Lease, Meter, Report, Spending
 
 _TICK: Final = 0.02
-"""Spending within this time is reported as one, by the moment of the latest."""
+"""Spending within this time (or a thousandth of the meter's period) is reported as one, by the moment of the latest."""
+
+_REPORTS: Final = 16
+"""Of more reports than this that nobody answered, the oldest become one (which could at worst be booked twice)."""
+
+_Spent = dict[tuple[str, int], tuple[float, float]]
+"""By meter and tick: how much, and the moment of the latest."""
 
 
 class Account:
@@ -47,10 +53,13 @@ class Account:
         self.ttl = ttl
         self.expires_at = -math.inf
         self._slots = frozenset(meter.key for meter in self.meters if meter.kind == "slots")
+        self._ticks = {meter.key: max(_TICK, meter.period / 1000) for meter in self.meters}
+        # Older spending than this means nothing to a bucket that is full again, nor to a window.
+        self._horizons = {m.key: max(m.period, m.size / m.quota * m.period, 2 * ttl) for m in self.meters}
         self._held: dict[str, float] = {}
         self._in_use: dict[str, float] = {}
-        self._spent: dict[tuple[str, int], tuple[float, float]] = {}  # key and tick: amount, moment of the latest
-        self._reports: list[tuple[int, list[tuple[str, float, float]]]] = []  # as claimed, and not known to be booked
+        self._spent: _Spent = {}
+        self._reports: list[tuple[int, _Spent]] = []  # as claimed, and not known to be booked
         self._serial = 0
         self._claimed: tuple[float, int] | None = None
 
@@ -69,7 +78,7 @@ class Account:
                 if key in self._slots:
                     self._in_use[key] = self._in_use.get(key, 0.0) + amount
                 else:
-                    self._note(key, amount, now)
+                    self._note(key, amount, now, self._spent)
 
     def finish(self, key: str, amount: float, now: float) -> None:
         """Slots are not in use any more; they stay held until the next claim."""
@@ -80,7 +89,7 @@ class Account:
     def amend(self, key: str, amount: float, sent_at: float) -> None:
         """What was spent at a moment turns out to be this much more (negative: less)."""
         if amount:
-            self._note(key, amount, sent_at)
+            self._note(key, amount, sent_at, self._spent)
 
     def claim(
         self,
@@ -107,9 +116,13 @@ class Account:
             self._held = {key: min(amount, keep.get(key, 0.0)) for key, amount in self._held.items()}
         if self._spent:
             self._serial += 1
-            spent = [(key, amount, moment) for (key, _), (amount, moment) in self._spent.items()]
-            self._reports.append((self._serial, spent))
+            self._reports.append((self._serial, self._spent))
             self._spent = {}
+        if len(self._reports) > _REPORTS:
+            (_, eldest), (serial, second), *others = self._reports
+            for (key, _), (amount, moment) in eldest.items():
+                self._note(key, amount, moment, second)
+            self._reports = [(serial, second), *others]
         self._claimed = (now, self._serial)
         kept = {} if leaving else dict(self._held)
         if not leaving:
@@ -122,10 +135,7 @@ class Account:
             want=want or {},
             least=least or {},
             keep=kept,
-            reports=tuple(
-                Report(serial, tuple(Spending(key, amount, max(0.0, now - moment)) for key, amount, moment in spent))
-                for serial, spent in self._reports
-            ),
+            reports=tuple(Report(serial, self._spendings(spent, now)) for serial, spent in self._reports),
             leaving=leaving,
         )
 
@@ -140,7 +150,14 @@ class Account:
         for key, amount in lease.granted.items():
             self._held[key] = self._held.get(key, 0.0) + amount
 
-    def _note(self, key: str, amount: float, moment: float) -> None:
-        tick = (key, math.floor(moment / _TICK))
-        before, latest = self._spent.get(tick, (0.0, -math.inf))
-        self._spent[tick] = (before + amount, max(latest, moment))
+    def _spendings(self, spent: _Spent, now: float) -> tuple[Spending, ...]:
+        return tuple(
+            Spending(key, amount, max(0.0, now - moment))
+            for (key, _), (amount, moment) in spent.items()
+            if amount and now - moment <= self._horizons[key]
+        )
+
+    def _note(self, key: str, amount: float, moment: float, spent: _Spent) -> None:
+        tick = (key, math.floor(moment / self._ticks[key]))
+        before, latest = spent.get(tick, (0.0, -math.inf))
+        spent[tick] = (before + amount, max(latest, moment))

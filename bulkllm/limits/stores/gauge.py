@@ -85,14 +85,18 @@ class Gauge:
             return min(self.capacity, self.level + (now - self.at) * self.quota / self.period)
         return self.capacity - self._used(now)
 
-    def spend(self, amount: float, stamp: float, now: float) -> None:
+    def spend(self, amount: float, stamp: float) -> None:
         """Book what was spent at a moment (negative: it was less than was booked for that moment)."""
         if self.kind == "slots" or stamp <= self.known:
             return
         number = math.ceil(stamp / self.width)
         if self.kind == "bucket":
-            self.level = min(self.capacity, self.left(now) - amount)
-            self.at = now
+            if (
+                stamp > self.at
+            ):  # the bucket as it was then; what came in since is not known to have been lost at its rim
+                self.level = self.left(stamp)
+                self.at = stamp
+            self.level = min(self.capacity, self.level - amount)
         if amount > 0 or number in self.spent:  # what has left the memory is past correcting
             self.spent[number] = max(0.0, self.spent.get(number, 0.0) + amount)
 

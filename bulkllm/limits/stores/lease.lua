@@ -114,8 +114,11 @@ local function spend(gauge, amount, stamp)
     if gauge.kind == 'slots' or (gauge.known and stamp <= gauge.known) then return end
     local number = math.ceil(stamp / width_of(gauge))
     if gauge.kind == 'bucket' then
-        gauge.level = math.min(gauge.capacity, gauge_left(gauge) - amount)
-        gauge.at = now
+        if stamp > gauge.at then
+            gauge.level = math.min(gauge.capacity, gauge.level + (stamp - gauge.at) * gauge.quota / gauge.period)
+            gauge.at = stamp
+        end
+        gauge.level = math.min(gauge.capacity, gauge.level - amount)
     end
     if amount > 0 or gauge.spent[number] then
         gauge.spent[number] = math.max(0, (gauge.spent[number] or 0) + amount)

@@ -205,7 +205,7 @@ class Ledger:
             if serial > tenant.serial:
                 tenant.serial = serial
                 for key, amount, ago in spendings:
-                    self.gauges[key].spend(amount, now - ago, now)
+                    self.gauges[key].spend(amount, now - ago)
                     back[key] = back.get(key, 0.0) - amount
         tenant.held = {key: amount for key, amount in claim.keep.items() if amount > 0}
         for key, amount in back.items():

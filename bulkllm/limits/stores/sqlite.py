@@ -180,16 +180,7 @@ class SQLiteStore(LedgerStore):
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         db = sqlite3.connect(self.path, timeout=self._patience, isolation_level=None, check_same_thread=False)
         try:
-            (application,) = db.execute("PRAGMA application_id").fetchone()
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            (objects,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            if (application, version) != (_APPLICATION, _VERSION):
-                if application or version or objects:
-                    raise ConfigError(
-                        f"{self.path} is a database, but not a store of limits of this version; give another path"
-                    )
-                db.execute(f"PRAGMA application_id={_APPLICATION}")
-                db.execute(f"PRAGMA user_version={_VERSION}")
+            self._claim_file(db)
             db.execute("PRAGMA journal_mode=TRUNCATE")
             db.execute("PRAGMA synchronous=OFF")
             db.execute(
@@ -199,6 +190,17 @@ class SQLiteStore(LedgerStore):
             db.close()
             raise
         return db
+
+    def _claim_file(self, db: sqlite3.Connection) -> None:
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if (application, version) == (_APPLICATION, _VERSION):
+            return
+        (objects,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if application or version or objects:
+            raise ConfigError(f"{self.path} is a database, but no store of limits of this version; give another path")
+        db.execute(f"PRAGMA application_id={_APPLICATION}")
+        db.execute(f"PRAGMA user_version={_VERSION}")
 
     def _close_database(self) -> None:
         if self._db is not None:

@@ -1,0 +1,157 @@
+"""The cache in front of LiteLLM: a hit asks nobody, costs nothing, and is never wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bulkllm
+from bulkllm.testing import FakeProvider, Fault
+
+MODEL = "openai/gpt-4.1-mini"
+
+
+def ask(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+@pytest.fixture
+def provider() -> Iterator[FakeProvider]:
+    with FakeProvider() as server:
+        yield server
+
+
+@pytest.fixture
+def options(provider: FakeProvider) -> dict[str, Any]:
+    return {"api_base": provider.openai_base, "api_key": "sk-secret-key"}
+
+
+def test_a_hit_asks_nobody_costs_nothing_and_says_so(
+    provider: FakeProvider, options: dict[str, Any], tmp_path: Path
+) -> None:
+    client = bulkllm.Client([bulkllm.RateLimit("*", rpm=60)], cache=bulkllm.Cache(tmp_path))
+    first = client.completion(MODEL, ask("a"), **options)
+    remaining = client.limiter.status(MODEL).remaining["rpm"]
+    again = client.completion(MODEL, ask("a"), **options)
+    assert provider.report().requests == 1
+    assert again.choices[0].message.content == first.choices[0].message.content
+    assert client.limiter.status(MODEL).remaining["rpm"] >= remaining
+    paid, free = bulkllm.record_of(first), bulkllm.record_of(again)
+    assert (free.cached, free.cost, free.saved, free.attempts) == (True, 0.0, paid.cost, 0)
+    assert (free.input_tokens, free.output_tokens) == (paid.input_tokens, paid.output_tokens)
+    assert (client.usage.total.requests, client.usage.total.cached) == (2, 1)
+    assert client.usage.total.cost == pytest.approx(paid.cost)
+
+
+def test_another_process_and_the_asynchronous_world_find_the_same_answer(
+    provider: FakeProvider, options: dict[str, Any], tmp_path: Path
+) -> None:
+    bulkllm.Client(cache=bulkllm.Cache(tmp_path)).completion(MODEL, ask("a"), **options)
+    reader = bulkllm.Client(cache=bulkllm.Cache(tmp_path))
+    response = asyncio.run(reader.acompletion(MODEL, ask("a"), **options))
+    assert bulkllm.record_of(response).cached
+    assert provider.report().requests == 1
+
+
+@pytest.mark.parametrize(
+    "other", [{"temperature": 0.5}, {"extra_body": {"k": 1}}, {"seed": 1}, {"max_tokens": 5}, {"api_base": "elsewhere"}]
+)
+def test_another_request_is_another_answer(
+    provider: FakeProvider, options: dict[str, Any], other: dict[str, Any]
+) -> None:
+    client = bulkllm.Client(cache=bulkllm.Cache(memory=True))
+    client.completion(MODEL, ask("a"), **options)
+    if "api_base" in other:
+        other = {"api_base": f"{provider.url}/v1/"}
+        with FakeProvider() as second:
+            client.completion(MODEL, ask("a"), **{**options, "api_base": second.openai_base})
+            assert second.report().requests == 1
+        return
+    client.completion(MODEL, ask("a"), **{**options, **other})
+    assert provider.report().requests == 2
+
+
+def test_identical_calls_in_flight_share_one(options: dict[str, Any]) -> None:
+    async def many(client: bulkllm.Client, base: str) -> list[Any]:
+        return await asyncio.gather(
+            *(client.acompletion(MODEL, ask("a"), **{**options, "api_base": base}) for _ in range(10))
+        )
+
+    with FakeProvider(latency=0.2) as slow:
+        client = bulkllm.Client(cache=bulkllm.Cache(memory=True))
+        responses = asyncio.run(many(client, slow.openai_base))
+        assert slow.report().requests == 1
+    assert len({response.choices[0].message.content for response in responses}) == 1
+    assert sorted(bulkllm.record_of(response).cached for response in responses) == [False] + [True] * 9
+    assert len({id(response) for response in responses}) == 10, "each caller owns its response"
+
+
+def test_if_the_call_that_is_followed_fails_its_followers_ask_themselves(options: dict[str, Any]) -> None:
+    async def both(client: bulkllm.Client, base: str) -> list[Any]:
+        return await asyncio.gather(
+            *(client.acompletion(MODEL, ask("a"), **{**options, "api_base": base}) for _ in range(3)),
+            return_exceptions=True,
+        )
+
+    with FakeProvider(latency=0.1, faults=[Fault("status", status=400, first=1)]) as server:
+        client = bulkllm.Client(cache=bulkllm.Cache(memory=True))
+        ended = asyncio.run(both(client, server.openai_base))
+        assert server.report().requests == 2
+    assert [isinstance(end, Exception) for end in ended] == [True, False, False]
+
+
+def test_a_stream_is_served_from_a_kept_answer(provider: FakeProvider, options: dict[str, Any]) -> None:
+    client = bulkllm.Client(cache=bulkllm.Cache(memory=True))
+    whole = client.completion(MODEL, ask("a"), **options)
+    stream = client.completion(MODEL, ask("a"), stream=True, **options)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert text == whole.choices[0].message.content
+    assert bulkllm.record_of(stream).cached
+
+    async def read() -> str:
+        told = await client.acompletion(MODEL, ask("a"), stream=True, stream_options={"include_usage": True}, **options)
+        chunks = [chunk async for chunk in told]
+        assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+        return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+    assert asyncio.run(read()) == text
+    assert provider.report().requests == 1
+
+
+def test_a_call_decides_for_itself(provider: FakeProvider, options: dict[str, Any]) -> None:
+    cache = bulkllm.Cache(memory=True)
+    client = bulkllm.Client()
+    for wanted in (cache, cache, False, None):
+        client.completion(MODEL, ask("a"), cache=wanted, **options)
+    assert provider.report().requests == 3
+    with pytest.raises(bulkllm.ConfigError, match="cache="):
+        client.completion(MODEL, ask("a"), cache="yes", **options)
+
+
+def test_embeddings_and_responses_are_kept_too(provider: FakeProvider, options: dict[str, Any]) -> None:
+    client = bulkllm.Client(cache=bulkllm.Cache(memory=True))
+    client.embedding("openai/text-embedding-3-small", ["a", "b"], **options)
+    vectors = client.embedding("openai/text-embedding-3-small", ["a", "b"], **options)
+    client.responses(MODEL, "hello", **options)
+    answer = client.responses(MODEL, "hello", **options)
+    assert provider.report().requests == 2
+    assert bulkllm.record_of(vectors).cached
+    assert bulkllm.record_of(answer).cached
+    assert len(vectors.data) == 2
+
+
+def test_no_key_is_in_the_file(provider: FakeProvider, options: dict[str, Any], tmp_path: Path) -> None:
+    with bulkllm.Cache(tmp_path) as cache:
+        bulkllm.Client(cache=cache).completion(
+            MODEL, ask("a"), extra_headers={"Authorization": "Bearer sk-other"}, **options
+        )
+        assert cache.info().entries == 1
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            assert b"sk-secret-key" not in content
+            assert b"sk-other" not in content
