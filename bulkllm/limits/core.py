@@ -139,7 +139,12 @@ class Lane:
 
     def ready_at(self, amounts: Amounts, now: float) -> float:
         """When all pools of the lane could let the amounts in."""
-        return max((pool.ready_at(amounts, now) for pool in self.pools), default=-math.inf)
+        ready = -math.inf
+        for pool in self.pools:
+            at = pool.ready_at(amounts, now)
+            if at > ready:
+                ready = at
+        return ready
 
 
 class Group:

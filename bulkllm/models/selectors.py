@@ -293,7 +293,7 @@ def _comparison(term: str, key: str, sign: str, text: str) -> Test:
 
     def test(candidate: Candidate) -> Fit:
         value = getattr(candidate.info, attribute)
-        return Fit(_compare(value or 0, sign, limit))
+        return Fit(value is not None and _compare(value, sign, limit))
 
     return test
 
