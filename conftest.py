@@ -6,6 +6,7 @@ It stands beside README.md because pytest looks for it there; the examples in RE
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 # LiteLLM reads these when it is imported: its price map shall not come from the network, nor keys from a .env file.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 os.environ["LITELLM_MODE"] = "PRODUCTION"
+
+# LiteLLM drops sessions of aiohttp, which says so through this logger whenever the garbage is collected, perhaps in the
+# middle of a test that reads the log, or after the last line. bulkllm has no sessions of aiohttp.
+logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Unclosed c"))
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _number = itertools.count()

@@ -98,8 +98,10 @@ class Registry:
                 aliases of the user's and the program's own count.
         """
         found = self._current().resolve(name, own_endpoint=own_endpoint)
-        if found != name and _litellm.is_loaded() and name in (_litellm.load().model_alias_map or ()):
-            return name  # LiteLLM's own aliases are LiteLLM's to follow
+        if found != name:
+            litellm = self._map.loaded()
+            if litellm is not None and name in (litellm.model_alias_map or ()):
+                return name  # LiteLLM's own aliases are LiteLLM's to follow
         return found
 
     def canonical(self, name: str) -> str:
@@ -232,7 +234,7 @@ class Registry:
                 self._stack.program.say(name, said)
             self._stack.program.aliases.update(aliases or {})
             self._stack.generation += 1
-        if _litellm.is_loaded():
+        if self._map.loaded() is not None:
             self.tell_litellm(models)
 
     def register_preset(self, preset: LLMConfig) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,22 @@ class LiteLLMMap:
 
     def entries(self) -> Catalogue:
         """The map as it is now. It is LiteLLM's own object once LiteLLM is loaded: look, do not touch."""
-        if _litellm.is_loaded():
+        litellm = self.loaded()
+        if litellm is not None:
             self._file = None
-            live: Catalogue = _litellm.load().model_cost
+            live: Catalogue = litellm.model_cost
             return live
         if self._file is None:
             self._file = _read_file()
         return self._file
+
+    @staticmethod
+    def loaded() -> Any | None:
+        """LiteLLM where it is there to be asked at once: while another thread imports it nobody here waits for that."""
+        module = sys.modules.get("litellm")
+        if module is None or getattr(module.__spec__, "_initializing", False):
+            return None
+        return _litellm.load()
 
     def version(self) -> tuple[int, int]:
         """Changes when the map does, so that what was made from it can be thrown away."""

@@ -246,4 +246,4 @@ def test_reading_a_response_does_not_import_litellm() -> None:
         "heavy = {'litellm', 'rich', 'pandas', 'polars', 'pydantic'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)  # noqa: S603 - our own code
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

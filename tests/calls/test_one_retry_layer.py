@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tests.calls.conftest import CannedServer, Exchange
 
 MESSAGES = [{"role": "user", "content": "Say something."}]
-LITELLMS = (_litellm.load().RateLimitError, _litellm.load().InternalServerError, _litellm.load().APIError)
 QUICK = RetryPolicy(max_attempts=3, base_delay=0.001)
 ALL = [
     (provider, function)
@@ -36,6 +35,10 @@ ALL = [
     }.items()
     for function in functions
 ]
+
+
+def of_litellm() -> tuple[type[Exception], ...]:
+    return tuple(getattr(_litellm.load(), name) for name in ("RateLimitError", "InternalServerError", "APIError"))
 
 
 def ask(client: Client, provider: str, function: str, server: FakeProvider, **options: Any) -> Any:
@@ -68,7 +71,7 @@ def test_the_server_counts_as_many_requests_as_there_were_attempts(
 ) -> None:
     client = Client(retry=QUICK)
     with failing(status) as server:
-        with pytest.raises(LITELLMS) as caught:
+        with pytest.raises(of_litellm()) as caught:
             ask(client, provider, prefix + function, server)
         record = record_of_error(caught.value)
         assert record is not None

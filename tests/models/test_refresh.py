@@ -145,7 +145,8 @@ MEANINGS: dict[str, dict[str, dict[str, Any]]] = {
             "response_schema": False, "prompt_caching": True, "max_output_tokens": 16_384,
             "deprecation_date": date(2027, 2, 1), "reasoning_efforts": ("low", "medium"), "provider": "openrouter",
         },
-        "openrouter/vendor/router-9": {"input_price": None, "max_input_tokens": 2_000_000, "max_output_tokens": None},
+        "openrouter/vendor/router-9": {"prices": {}, "input_price": None, "max_input_tokens": 2_000_000,
+                                       "max_output_tokens": None},
     },
     "groq": {"groq/openai/gpt-oss-9": {"max_input_tokens": 131_072, "max_output_tokens": 32_768, "company": "openai"}},
     "deepseek": {"deepseek/deepseek-v9": {"mode": "chat", "company": "deepseek", "max_input_tokens": None}},
@@ -251,21 +252,27 @@ def test_all_pages_are_read(name: str, tmp_path: Path, serve: Callable[..., Any]
 
 def test_each_page_is_asked_for_conditionally(tmp_path: Path, serve: Callable[..., Any]) -> None:
     """A first page that is unchanged says nothing about the second."""
-    second = {"models": [{"name": "models/gemini-b"}]}
+    pages: list[dict[str, Any]] = [
+        {"models": [{"name": "models/gemini-a"}], "nextPageToken": "two"},
+        {"models": [{"name": "models/gemini-b"}]},
+    ]
 
     def answer(seen: Any) -> tuple[int, Any, dict[str, str]]:
-        if "pageToken" not in seen.params:
-            if seen.headers.get("if-none-match") == '"one"':
-                return 304, None, {}
-            return 200, {"models": [{"name": "models/gemini-a"}], "nextPageToken": "two"}, {"ETag": '"one"'}
-        return 200, second, {}
+        page = pages[1 if "pageToken" in seen.params else 0]
+        tag = f'"{len(str(page))}"'
+        return (304, None, {}) if seen.headers.get("if-none-match") == tag else (200, page, {"ETag": tag})
 
     server = serve(answer)
     row = _row("gemini", server)
     assert _run(row, tmp_path).status == "updated"
-    second["models"].append({"name": "models/gemini-c"})
+    pages[1]["models"] = [{"name": "models/gemini-b"}, {"name": "models/gemini-c"}]
     assert _run(row, tmp_path, force=True) == RefreshResult("gemini", "updated", 3)
-    assert len(server.seen) == 4
+    assert _run(row, tmp_path, force=True) == RefreshResult("gemini", "unchanged", 3)
+    tags = [seen.headers.get("if-none-match") for seen in server.seen]
+    assert tags[:2] == [None, None]
+    assert tags[2] == tags[4]
+    assert None not in tags[2:]
+    assert tags[3] != tags[5]
 
 
 def test_a_list_that_leads_round_in_a_circle_ends(tmp_path: Path, serve: Callable[..., Any]) -> None:
@@ -498,6 +505,10 @@ prefix = "openai/"
 [provider.house.fields]
 max_input_tokens = {{ path = "max_model_len", as = "int" }}
 
+[[model]]
+name = "openai/house-2"
+max_input_tokens = 4096
+
 [[preset]]
 slug = "house"
 model = "openai/house-1"
@@ -510,16 +521,20 @@ model = "openai/house-0"
 def test_a_provider_is_added_by_a_table_and_its_models_are_found(
     serve: Callable[..., Any], make_registry: Callable[..., Registry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = serve(_always(200, {"data": [{"id": "house-1", "max_model_len": 8192}]}))
+    items = [{"id": "house-1", "max_model_len": 8192}, {"id": "house-2", "max_model_len": 8192}]
+    server = serve(_always(200, {"data": items}))
     registry = make_registry(HOUSE.format(url=server.url))
     assert "openai/house-1" not in registry
     monkeypatch.setenv("HOUSE_KEY", KEY)
-    assert registry.refresh("house") == [RefreshResult("house", "updated", 1)]
+    assert registry.refresh("house") == [RefreshResult("house", "updated", 2)]
     assert server.seen[0].headers["x-house"] == KEY
     assert registry.get("openai/house-1").max_input_tokens == 8192
-    assert registry.refresh("house") == [RefreshResult("house", "fresh", 1)]
-    assert registry.listed("house") == frozenset({"openai/house-1"})
+    assert registry.refresh("house") == [RefreshResult("house", "fresh", 2)]
+    assert registry.listed("house") == frozenset({"openai/house-1", "openai/house-2"})
     assert registry.listed("nobody") is None
+    registry.register("openai/house-1", rpm=5)
+    assert registry.get("openai/house-1").max_input_tokens == 8192
+    assert registry.get("openai/house-2").max_input_tokens == 4096  # the user's word beats the list
     assert registry.listed("house") is not None
     assert "house" not in {entry.slug for entry in registry.deprecated()}
     assert {"house-gone": "unknown"}.items() <= {entry.slug: entry.status for entry in registry.deprecated()}.items()

@@ -103,6 +103,29 @@ def test_an_alias_that_leads_nowhere_says_so(make_registry: Make, made_up: MadeU
     assert not registry.describe("mine").known
 
 
+def test_nobody_waits_while_another_thread_imports_litellm() -> None:
+    """In an event loop that would stand still for seconds."""
+    code = """
+import threading, time
+import bulkllm.models
+from bulkllm import _litellm
+bulkllm.models.resolve("sonnet")
+thread = threading.Thread(target=_litellm.load)
+thread.start()
+while not _litellm.is_loaded():
+    time.sleep(0.001)
+asked = 0
+while thread.is_alive():
+    assert bulkllm.models.resolve("sonnet") == "anthropic/claude-sonnet-5-5"
+    asked += 1
+    time.sleep(0.001)
+assert bulkllm.models.resolve("sonnet") == "anthropic/claude-sonnet-5-5"
+assert asked > 20, asked
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_facts_of_a_real_model(registry: Registry) -> None:
     info = registry.get("gpt-5-mini")
     assert (info.provider, info.company, info.family, info.version) == ("openai", "openai", "gpt-mini", "5")

@@ -319,8 +319,8 @@ local function make_ask(key, tenant, want, least, seen)
     if gauge.whole and offer >= 1 then offer = math.floor(offer + slack) end
     if offer >= need - slack and least > offer and gauge.kind ~= 'slots' then offer = least end
     return {
-        key = key, gauge = gauge, want = want, least = least, own = own, free = free, offer = offer,
-        reserved = reserved, fails = offer < need - slack, short = offer < want - slack,
+        key = key, gauge = gauge, want = want, least = least, own = own, held = tenant.held[key] or 0, free = free,
+        offer = offer, reserved = reserved, fails = offer < need - slack, short = offer < want - slack,
     }
 end
 
@@ -339,6 +339,10 @@ local function hint(ask, amount)
     local rest = ask.want - amount
     local chunk = math.min(rest, ask.least > 0 and ask.least or rest, ask.gauge.capacity)
     local missing = chunk - (ask.free - amount)
+    local spent = gauge_left(ask.gauge) - ask.held - amount
+    if ask.gauge.kind == 'bucket' and spent + missing > ask.gauge.capacity + slack_of(ask.gauge) then
+        return LOOK_AGAIN
+    end
     local wait = math.min(wait_for(ask.gauge, missing + ask.reserved), wait_for(ask.gauge, missing) + DEMAND_LASTS)
     return wait == INF and LOOK_AGAIN or math.max(wait, SOONEST)
 end
@@ -385,6 +389,7 @@ local function grant(tenant, claim)
             till = till + math.min(wait, claim.ttl)
         end
         if is_short or not refused then hand_out(tenant, ask, amount, till) end
+        if amount <= 0 then granted[ask.key] = nil end
     end
     for _ in pairs(seen) do rivals = rivals + 1 end
     return granted, retry_after, held_up, rivals

@@ -58,6 +58,7 @@ class _Ask(NamedTuple):
     want: float
     least: float
     own: Rival
+    held: float
     free: float
     offer: float
     reserved: float
@@ -255,7 +256,7 @@ class Ledger:
             offer = float(math.floor(offer + gauge.slack))
         if offer >= need - gauge.slack and least > offer and gauge.kind != "slots":
             offer = least  # larger than the whole meter: into debt
-        return _Ask(key, gauge, want, least, own, free, offer, reserved, now)
+        return _Ask(key, gauge, want, least, own, tenant.held.get(key, 0.0), free, offer, reserved, now)
 
     def _hand_out(self, tenant: Tenant, ask: _Ask, amount: float, until: float, now: float) -> None:
         """Book what is granted, and remember what else is wanted."""
@@ -383,6 +384,9 @@ def _hint(ask: _Ask, amount: float) -> float:
     """When to ask again: when those before are served too, or soon after it would be one's turn without them."""
     rest = ask.want - amount
     missing = min(rest, ask.least or rest, ask.gauge.capacity) - (ask.free - amount)
+    spent = ask.gauge.left(ask.now) - ask.held - amount  # supposing that the owner spends what it holds, and nobody else
+    if ask.gauge.kind == "bucket" and spent + missing > ask.gauge.capacity + ask.gauge.slack:
+        return LOOK_AGAIN  # it is full, but for what others hold
     in_line = ask.gauge.wait(missing + ask.reserved, ask.now)
     wait = min(in_line, ask.gauge.wait(missing, ask.now) + DEMAND_LASTS)
     return LOOK_AGAIN if wait == math.inf else max(wait, SOONEST)
