@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Protocol, TypeAlias, runtime_checkable
 
+from pydantic_core import from_json
+
 from ..errors import ConfigError, RequestFileError
 
 CURE = "; mend it, or let bad rows fail one by one with skip_bad (--skip-bad)"
@@ -320,6 +322,13 @@ def parse_line(text: bytes, *, line: int, path: Path) -> dict[str, Any]:
         RequestFileError: it is no JSON object; with the place and the cure.
     """
     column: int | None = None
+    row: Any
+    try:
+        row = from_json(text, allow_inf_nan=False)  # several times as fast as the standard library's
+        if isinstance(row, dict):
+            return row
+    except ValueError:  # it tells no good place, and refuses half surrogate pairs, which are for others to judge
+        pass
     try:
         row = _decode(text.decode())
     except UnicodeDecodeError as error:

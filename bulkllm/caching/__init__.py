@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from .answers import freeze_response, kind_of, thaw_response
 from .inflight import Follower, Leader, Outcome, SingleFlight
+from .info import CacheInfo
 from .key import item_keys, request_key
 from .litellm_patch import LiteLLMSupport, litellm_support, paid_usage, patch, unpatch, was_litellm_cache_hit
 from .shelf import Entry
-from .store import Cache, CacheInfo
+from .store import Cache
 from .streams import freeze_stream, replay_chunks, replay_events
 from .vectors import embedding_items, join_embedding, split_embedding
 

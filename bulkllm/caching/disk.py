@@ -131,13 +131,16 @@ class Disk:
                     one.done = True
         return job.kept
 
-    def note_use(self, row: Row) -> bool:
-        """Remember that an entry was used now; says whether it is time to write such notes down."""
+    def note_use(self, row: Row) -> None:
+        """Remember that an entry was used now, to write it down some time."""
         now = self._clock()
-        if now - row.used < _USE_IS_NOTED_AFTER:
-            return False
-        row.used = now
-        self._uses.append((row.key, now))
+        if now - row.used >= _USE_IS_NOTED_AFTER:
+            row.used = now
+            self._uses.append((row.key, now))
+
+    @property
+    def has_much_to_note(self) -> bool:
+        """Whether it is time to write down when entries were used."""
         return len(self._uses) >= _USES_AT_ONCE
 
     def prune(self, max_bytes: int, oldest: float | None) -> int:

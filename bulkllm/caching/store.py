@@ -16,7 +16,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -25,7 +24,8 @@ from .. import config
 from ..errors import CacheError, ConfigError
 from . import forks
 from .disk import Disk
-from .entries import KindSummary, Summary, summary
+from .entries import summary
+from .info import CacheInfo, summary_of
 from .lane import Lane
 from .shelf import Entry, Row, Shelf
 
@@ -33,39 +33,6 @@ _log = logging.getLogger(__name__)
 
 MAX_BYTES = 4 * 1024**3
 MEMORY_BYTES = 64 * 1024**2
-
-
-@dataclass(frozen=True, slots=True)
-class CacheInfo:
-    """What a cache holds.
-
-    Attributes:
-        path: the file, or None for one in memory only.
-        entries: how many answers.
-        bytes: how large they are together, which is what ``max_bytes`` bounds.
-        file_bytes: how large the file is; 0 in memory.
-        max_bytes: the bound.
-        max_age: seconds after which an answer is not used any more, or None.
-        worth: what the answers cost when they were paid, in USD, as far as that is known.
-        kinds: the same by kind of answer.
-        oldest: when the oldest was kept, in seconds since 1970; None where there is none.
-        newest: when the newest was kept.
-        last_used: when one was used last, as far as that was written down (uses are noted by the hour).
-        damaged: files that were set aside because they were damaged; they can be deleted.
-    """
-
-    path: Path | None
-    entries: int
-    bytes: int
-    file_bytes: int
-    max_bytes: int
-    max_age: float | None
-    worth: float
-    kinds: Mapping[str, KindSummary] = field(default_factory=dict)
-    oldest: float | None = None
-    newest: float | None = None
-    last_used: float | None = None
-    damaged: tuple[Path, ...] = ()
 
 
 class Cache:
@@ -134,11 +101,11 @@ class Cache:
 
     def get(self, key: str) -> Entry | None:
         """The answer kept under a key, or None. May wait for the disk: in a coroutine use :meth:`aget`."""
-        return self.get_many((key,)).get(key)
+        return self._ready(key) or self.get_many((key,)).get(key)
 
     async def aget(self, key: str) -> Entry | None:
         """As :meth:`get`, without holding up the event loop."""
-        return (await self.aget_many((key,))).get(key)
+        return self._ready(key) or (await self.aget_many((key,))).get(key)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """As :meth:`get` for several keys; those that are not kept are not in the result."""
@@ -200,19 +167,7 @@ class Cache:
         """
         damaged: tuple[Path, ...] = ()
         if self._disk is None:
-            rows = self._shelf.rows()
-            kinds = {
-                kind: KindSummary(len(of), sum(row.size for row in of), sum(row.cost or 0.0 for row in of))
-                for kind in sorted({row.kind for row in rows})
-                if (of := [row for row in rows if row.kind == kind])
-            }
-            created = [row.created for row in rows]
-            there = Summary(
-                kinds,
-                min(created, default=None),
-                max(created, default=None),
-                max((row.used for row in rows), default=None),
-            )
+            there = summary_of(self._shelf.rows())
             file_bytes = 0
         else:
             file = self._disk.file
@@ -328,6 +283,20 @@ class Cache:
             self._readers.renew()
             self._writers.renew()
 
+    def _ready(self, key: str) -> Entry | None:
+        """The short way for what is in memory and needs nothing else to be done."""
+        disk = self._disk
+        if disk is not None and not disk.memory_is_fresh:
+            return None
+        row = self._shelf.get(key)
+        if row is None or (self._max_age is not None and row.created < self._clock() - self._max_age):
+            return None
+        if disk is not None:
+            disk.note_use(row)
+            if disk.has_much_to_note:
+                return None
+        return row.entry()
+
     def _at_hand(self, keys: Sequence[str]) -> tuple[dict[str, Row], list[str]]:
         """What is in memory and may be used, and the keys for which the file has to be asked."""
         if self._disk is not None and not self._disk.memory_is_fresh:
@@ -339,14 +308,13 @@ class Cache:
         """What the reader gets, and whether it is time to write down when entries were used."""
         limit = None if self._max_age is None else self._clock() - self._max_age
         found: dict[str, Entry] = {}
-        flush = False
         for key, row in rows.items():
             if limit is not None and row.created < limit:
                 continue
             found[key] = row.entry()
             if self._disk is not None:
-                flush = self._disk.note_use(row) or flush
-        return found, flush
+                self._disk.note_use(row)
+        return found, self._disk is not None and self._disk.has_much_to_note
 
     def _rows(self, answers: Mapping[str, tuple[Mapping[str, Any], float | None]], kind: str) -> list[Row]:
         now = self._clock()

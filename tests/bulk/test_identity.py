@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from bulkllm.bulk.identity import (
+    _plain_messages,
     bare_url,
     fingerprint,
     key_of_body,
@@ -36,6 +38,22 @@ def shuffled(value: Any) -> Any:
 @given(plain)
 def test_the_order_of_names_does_not_matter(value: Any) -> None:
     assert token(value) == token(shuffled(value))
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(["role", "content", "name"]), st.text() | st.none(), max_size=3), max_size=4
+    )
+)
+def test_messages_are_written_like_any_other_value(messages: list[dict[str, Any]]) -> None:
+    text = json.dumps(messages, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    assert (_plain_messages(messages) or text) == text
+
+
+def test_plain_messages_are_put_together() -> None:
+    assert _plain_messages([{"role": "user", "content": 'é"\n'}]) == '[{"content":"é\\"\\n","role":"user"}]'
+    assert _plain_messages([{"role": "user", "content": ["parts"]}]) is None
+    assert _plain_messages([{"role": "user", "text": "x"}]) is None
 
 
 @pytest.mark.parametrize(

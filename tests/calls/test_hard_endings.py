@@ -1,4 +1,4 @@
-"""Endings that only a process of its own survives: signals, the garbage collector under a lock, the interpreter's end."""
+"""Endings that need a process of their own: signals, the garbage collector under a lock, the interpreter's end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
 
@@ -14,7 +13,7 @@ import pytest
 def run(program: str, seconds: float = 90.0) -> str:
     """A program in a Python of its own, which must end by itself."""
     environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    done = subprocess.run(  # noqa: S603 - our own program
+    done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,
@@ -34,7 +33,7 @@ DROPPED = """
     from bulkllm.calls.failure import failure_of
     from bulkllm.calls.lane import Answer, Target
 
-    faulthandler.dump_traceback_later(40, exit=True)  # a deadlock tells where it is
+    faulthandler.dump_traceback_later(30, exit=True)  # a deadlock tells where it is
 
     class Lane:
         def load(self): pass
@@ -52,16 +51,17 @@ DROPPED = """
     limit = RateLimit(rpm=10**9, tpm=10**12, max_in_flight=10**6)
     client = Client(limits=limit, lane=Lane())
     messages = [{"role": "user", "content": "hi"}]
-    end = time.monotonic() + 2.0
-    dropped = [0]
+    end = time.monotonic() + 1.0
+    dropped = []
 
     def drop():
         while time.monotonic() < end:
             circle = [client.completion("openai/m", messages, stream=True)]
             next(circle[0])
             circle.append(circle)
-            dropped[0] += 1
+            dropped.append(1)
             del circle
+            client.limiter.status()  # a lock is held here, and much is allocated under it
 
     def call():
         while time.monotonic() < end:
@@ -72,14 +72,15 @@ DROPPED = """
             client.limiter.status()
             client.usage.total, client.usage.by_tag
 
-    gc.set_threshold(3, 2, 2)
+    gc.set_threshold(25, 2, 2)
+    sys.setswitchinterval(1e-4)
     threads = [threading.Thread(target=work) for work in (drop, drop, call, look)]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
     gc.collect()
-    assert dropped[0] > 50, dropped
+    assert len(dropped) > 50, dropped
     assert client.limiter.status().in_flight == 0, client.limiter.status()
-    assert client.usage.by_outcome["cancelled"].requests == dropped[0]
+    assert client.usage.by_outcome["cancelled"].requests == len(dropped)
     print("done")
 """
 
@@ -121,6 +122,8 @@ INTERRUPTED = """
         def ask(text="hi", **more):
             return client.completion("openai/m", [{"role": "user", "content": text}],
                                      api_base=server.openai_base, api_key="k", **more)
+        ask(max_tokens=2)  # LiteLLM is imported
+        server.reset()
         interrupted("sent", lambda: server.report().in_flight == 1, lambda: ask("hang"))
         held = client.limiter.reserve("openai/m").acquire()
         interrupted("in line", lambda: client.limiter.status().waiting == 1, lambda: ask())
@@ -137,7 +140,13 @@ INTERRUPTED = """
             ask("hang", timeout=0.2, num_retries=0)
         except Exception as error:
             print(type(error).__name__, flush=True)
-        # The thread of that call may hang for ever: it must not keep the interpreter.
+        # The thread of that call may hang for ever, as may a call under way: they must not keep the interpreter.
+        server.reset()
+        threading.Thread(target=ask, args=("hang",), daemon=True).start()
+        while not server.report().requests:
+            time.sleep(0.01)
+        print("leaving", flush=True)
+        sys.exit(0)
 """
 
 
@@ -145,26 +154,5 @@ INTERRUPTED = """
 def test_ctrl_c_ends_a_call_wherever_it_is() -> None:
     lines = run(INTERRUPTED).splitlines()
     assert lines[:4] == ["sent 0", "in line 1", "between 0", "stream 0"]
-    assert lines[4] == "{'cancelled': (4, 3, 2), 'ok': (1, 1, 1)}"
-    assert lines[5] == "Timeout"
-
-
-LEFT = """
-    import os, sys, threading, time
-    from bulkllm import Client
-    from bulkllm.testing import FakeProvider, Fault
-
-    server = FakeProvider(faults=[Fault("hang")]).start()
-    call = lambda: Client().completion("openai/m", [{"role": "user", "content": "hi"}],
-                                       api_base=server.openai_base, api_key="k")
-    threading.Thread(target=call, daemon=True).start()
-    while not server.report().requests:
-        time.sleep(0.01)
-    print("leaving", flush=True)
-"""
-
-
-def test_a_call_under_way_does_not_hold_up_the_interpreters_end() -> None:
-    began = time.monotonic()
-    assert run(LEFT).strip() == "leaving"
-    assert time.monotonic() - began < 60
+    assert lines[4] == "{'cancelled': (4, 3, 2), 'ok': (2, 2, 2)}"
+    assert lines[5:] == ["Timeout", "leaving"]

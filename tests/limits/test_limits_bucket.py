@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
@@ -14,6 +14,7 @@ from bulkllm.limits.bucket import _GRAIN, Grain, SlidingWindow, TokenBucket
 # and not for a last binary digit's.
 spans = st.integers(0, 64 * 90).map(lambda ticks: ticks / 64) | st.integers(0, 8).map(lambda ticks: ticks / 512)
 amounts = st.integers(1, 40)
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine proves nothing
 SHADE = 1e-6  # more than the slack that the meters allow themselves, less than anything that these tests tell apart
 
 
@@ -83,9 +84,11 @@ class BucketLikeTheModel(RuleBasedStateMachine):
         assert self.bucket.remaining(self.now) == pytest.approx(self.model.look(self.now), abs=SHADE)
 
 
+BucketLikeTheModel.TestCase.settings = unhurried
 TestBucketLikeTheModel = BucketLikeTheModel.TestCase
 
 
+@unhurried
 @given(
     quota=st.integers(1, 500),
     period=st.integers(1, 120),
@@ -110,6 +113,7 @@ def test_a_bucket_grants_no_more_than_capacity_and_refill_in_any_interval(
             assert granted <= burst + (at - began) * quota / period + quota / period * SHADE + 1e-6
 
 
+@unhurried
 @given(clock=st.floats(0, 1e9), amount=st.integers(1, 7), quota=st.integers(1, 10_000), period=st.floats(0.05, 1e5))
 def test_what_fits_is_let_in_at_once_whatever_the_clock_shows(
     clock: float, amount: int, quota: int, period: float
@@ -244,9 +248,11 @@ class WindowLikeTheModel(RuleBasedStateMachine):
         assert QUOTA - self.model.used(self.now, WIDTH) <= left <= QUOTA - self.model.used(self.now)
 
 
+WindowLikeTheModel.TestCase.settings = unhurried
 TestWindowLikeTheModel = WindowLikeTheModel.TestCase
 
 
+@unhurried
 @given(
     asked=st.lists(st.tuples(st.floats(0, 30), st.floats(0, 3), st.integers(1, 40)), min_size=2, max_size=60),
 )
@@ -315,6 +321,7 @@ def test_grains_stay_bounded_and_lose_nothing() -> None:
     assert 30_000 <= 1e9 - window.remaining(now) <= 30_000 + 500 * 60 / _GRAIN + 1
 
 
+@unhurried
 @given(st.lists(st.floats(0.001, 5e6), min_size=1, max_size=60))
 def test_fractions_of_tokens_leave_nothing_behind(taken: list[float]) -> None:
     window = SlidingWindow("tpm", 1, 1e9, 60.0)
