@@ -1,6 +1,7 @@
 """The rate limiter: limits as values, counting over time, queues, and waiting in threads and event loops."""
 
-from .limiter import RateLimiter, Reservation
+from .limiter import RateLimiter
+from .reservation import Reservation
 from .spec import RateLimit
 from .status import LimitStatus, PoolStatus, QuotaStatus
 

@@ -8,27 +8,20 @@ made by whatever happens next (an arrival, a release, the alarm) on the head's b
 
 from __future__ import annotations
 
-import asyncio
-import math
 import os
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Final, Self, cast
 
-from ..errors import ConfigError, LimitTimeout
+from ..errors import ConfigError
 from .alarm import Alarm
-from .core import GRANTED, Amounts, Core, Lane, Ticket, Waiter
+from .core import Core, Lane, Ticket, Waiter
+from .pool import Amounts
+from .reservation import PASS_OVER, SETTLE, STAMP, Reservation, amounts_of
 from .spec import RateLimit
 from .status import LimitStatus, PoolStatus, QuotaStatus
-
-# What may be told of a ticket through the deque.
-_SETTLE: Final = 0
-_STAMP: Final = 1
-_PASS_OVER: Final = 2
 
 _News = tuple[int, Ticket, Amounts | None]
 
@@ -95,7 +88,7 @@ class RateLimiter:
         Raises:
             ConfigError: a number of tokens is negative or not a number.
         """
-        return Reservation(self, model, _amounts(input_tokens, output_tokens), timeout, priority, front)
+        return Reservation(self, model, amounts_of(input_tokens, output_tokens), timeout, priority, front)
 
     def try_reserve(self, model: str, *, input_tokens: float = 0, output_tokens: float = 0) -> Reservation | None:
         """A reservation that is granted already, or None if it would have to wait or to overtake somebody.
@@ -206,9 +199,9 @@ class RateLimiter:
         now = self._clock()
         while news:
             what, ticket, actual = news.popleft()
-            if what == _SETTLE:
+            if what == SETTLE:
                 core.settle(ticket, now, actual)
-            elif what == _STAMP:
+            elif what == STAMP:
                 core.stamp(ticket, now)
             else:
                 core.pass_over(ticket, now)
@@ -233,9 +226,9 @@ class RateLimiter:
         waiter = ticket.waiter
         if waiter is not None:
             if waiter.is_away():  # told before it is woken, so that it finds it told
-                self._news.append((_PASS_OVER, ticket, None))
+                self._news.append((PASS_OVER, ticket, None))
             if not waiter.wake():
-                self._news.append((_SETTLE, ticket, None))
+                self._news.append((SETTLE, ticket, None))
 
     def _ring(self) -> None:
         """In the alarm's thread: grant what has come free."""
@@ -262,231 +255,6 @@ class RateLimiter:
         self._core.forget_waiters()
         self._core = Core(self.limits)
         self._alarm = Alarm(self._clock, self._ring, self._may_end)
-
-
-class Reservation:
-    """A claim on the quota of one request, to be used with ``with`` or ``async with``.
-
-    Entering waits until all limits let the request go. Leaving settles it: what :meth:`reconcile` said counts;
-    without it the estimate does; leaving by an exception gives everything back, unless :meth:`mark_sent` was called:
-    a request that was sent stays counted. Settling never waits and never awaits; once settled, further calls
-    change nothing. A reservation that is dropped is settled by the garbage collector.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_amounts",
-        "_limiter",
-        "_sent",
-        "_ticket",
-        "_timeout",
-        "front",
-        "model",
-        "priority",
-        "waited",
-    )
-
-    def __init__(
-        self,
-        limiter: RateLimiter,
-        model: str,
-        amounts: Amounts,
-        timeout: float | None,
-        priority: float,
-        front: bool,
-    ) -> None:
-        self.model = model
-        self.priority = priority
-        self.front = front
-        self.waited = 0.0
-        self._limiter = limiter
-        self._amounts = amounts
-        self._timeout = timeout
-        self._ticket: Ticket | None = None
-        self._sent = False
-
-    # -- getting it ------------------------------------------------------------------------------------------
-
-    def acquire(self) -> Self:
-        """Wait in this thread until the request may go.
-
-        Raises:
-            LimitTimeout: it may not within the timeout; nothing is held.
-            ImpossibleRequest: it never may.
-        """
-        if self._ticket is None:
-            waiter = self._limiter._request(self, _ThreadWaiter)
-            if waiter is not None:
-                self._wait_in_thread(cast("_ThreadWaiter", waiter))
-        return self
-
-    async def aacquire(self) -> Self:
-        """Wait in this task until the request may go. Raises as :meth:`acquire` does."""
-        if self._ticket is None:
-            waiter = self._limiter._request(self, _TaskWaiter)
-            if waiter is not None:
-                await self._wait_in_task(cast(_TaskWaiter, waiter))
-        return self
-
-    def _wait_in_thread(self, waiter: _ThreadWaiter) -> None:
-        began = time.monotonic()
-        longest = -1 if self._timeout is None else min(max(self._timeout, 0.0), threading.TIMEOUT_MAX)
-        try:
-            waiter.gate.acquire(timeout=longest)
-        except BaseException:  # interrupted: whatever happened meanwhile, nothing is held
-            self.refund()
-            raise
-        self._begin(time.monotonic() - began)
-
-    async def _wait_in_task(self, waiter: _TaskWaiter) -> None:
-        began = time.monotonic()
-        timer = None if self._timeout is None else waiter.loop.call_later(self._timeout, waiter.resolve)
-        try:
-            await waiter.future
-            while waiter.away and (ticket := self._ticket) is not None:
-                if timer is not None and timer.when() <= waiter.loop.time():
-                    break  # its time ran out while its loop stood still: the timer will not ring again
-                waiter.renew()
-                self._limiter._resume(ticket)
-                await waiter.future
-        except BaseException:  # cancelled or closed: whatever happened meanwhile, nothing is held
-            self.refund()
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-        self._begin(time.monotonic() - began)
-
-    def _begin(self, waited: float) -> None:
-        """The caller goes on: with a grant, or because its time is over."""
-        self.waited = waited
-        ticket = self._ticket
-        if ticket is None or ticket.state != GRANTED:
-            self.refund()
-            raise LimitTimeout(
-                f"no quota for {self.model} within {self._timeout:g} s; raise the limit or the timeout, or ask for less"
-            )
-        if ticket.lane.windows:
-            self._limiter._post(_STAMP, ticket)
-
-    # -- using it up -----------------------------------------------------------------------------------------
-
-    def mark_sent(self) -> None:
-        """Say that the request goes out now. From here on it stays counted, whatever becomes of it."""
-        self._sent = True
-        ticket = self._ticket
-        if ticket is not None and ticket.lane.windows:
-            self._limiter._post(_STAMP, ticket)
-
-    def reconcile(self, *, input_tokens: float | None = None, output_tokens: float | None = None) -> None:
-        """Settle with what the request really used; what is not given counts as estimated. May go into debt.
-
-        Raises:
-            ConfigError: a number of tokens is negative or not a number; nothing is settled.
-        """
-        _, _, estimated_input, estimated_output = self._amounts
-        used_input = estimated_input if input_tokens is None else input_tokens
-        used_output = estimated_output if output_tokens is None else output_tokens
-        self._settle(_amounts(used_input, used_output))
-
-    def release(self, *, keep_tokens: bool = True) -> None:
-        """Settle a request that was sent and failed: it stays counted, its tokens if ``keep_tokens``."""
-        self._settle(self._amounts if keep_tokens else (1.0, 0.0, 0.0, 0.0))
-
-    def refund(self) -> None:
-        """Settle a request that was never sent: everything is given back."""
-        self._settle(None)
-
-    def _settle(self, actual: Amounts | None) -> None:
-        ticket = self._ticket
-        if ticket is not None:
-            self._ticket = None
-            self._sent = False  # it may be entered again
-            self._limiter._post(_SETTLE, ticket, actual)
-
-    # -- as a context ----------------------------------------------------------------------------------------
-
-    def __enter__(self) -> Self:
-        self.acquire()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None or self._sent:
-            self.release()
-        else:
-            self.refund()
-
-    async def __aenter__(self) -> Self:
-        await self.aacquire()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, trace)
-
-    def __del__(self) -> None:
-        if self._ticket is not None:
-            self._settle(self._amounts if self._sent else None)
-
-
-def _amounts(input_tokens: float, output_tokens: float) -> Amounts:
-    total = input_tokens + output_tokens
-    if not (input_tokens >= 0 and output_tokens >= 0 and total < math.inf):  # this way round NaN does not pass
-        raise ConfigError(
-            f"tokens must be numbers of 0 or more: input_tokens={input_tokens}, output_tokens={output_tokens}"
-        )
-    return (1.0, total, input_tokens, output_tokens)
-
-
-class _ThreadWaiter:
-    """Wakes a thread: a raw lock, for releasing it is safe in a finaliser."""
-
-    __slots__ = ("gate",)
-
-    def __init__(self) -> None:
-        self.gate = threading.Lock()
-        self.gate.acquire()
-
-    def is_away(self) -> bool:
-        return False
-
-    def wake(self) -> bool:
-        self.gate.release()
-        return True
-
-
-class _TaskWaiter:
-    """Wakes a task of any event loop, from any thread."""
-
-    __slots__ = ("away", "future", "loop")
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.renew()
-
-    def renew(self) -> None:
-        """Be ready to be woken (again)."""
-        self.away = False
-        self.future: asyncio.Future[None] = self.loop.create_future()
-
-    def is_away(self) -> bool:
-        self.away = not self.loop.is_running()
-        return self.away
-
-    def wake(self) -> bool:
-        try:
-            self.loop.call_soon_threadsafe(self.resolve)
-        except RuntimeError:  # closed
-            return False
-        return True
-
-    def resolve(self) -> None:
-        """In the loop's own thread: let the task go on."""
-        if not self.future.done():
-            self.future.set_result(None)
 
 
 _limiters: weakref.WeakSet[RateLimiter] = weakref.WeakSet()
