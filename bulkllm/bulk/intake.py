@@ -17,8 +17,9 @@ from .identity import key_of_id, key_of_line, nth_key
 from .journal import Journal
 from .keytable import KeyTable, State
 from .lines import encode_columns, head_of, with_columns
+from .rawrow import CURE, RawRow
 from .request import BulkRequest, Draft, Shaper
-from .sources import CURE, Indexed, RawRow
+from .sources import Indexed
 
 PoolName: TypeAlias = tuple[str, str | None, str | None] | None
 """Model, endpoint and the row's own key; None for rows that cannot be asked."""

@@ -24,7 +24,7 @@ from .progress import Progress, Silence, Speed, display_for
 from .recorder import Recorder
 from .request import Shaper
 from .result import ResultRow, RunResult
-from .sources import Indexed, Requests, Streamed, open_source
+from .sources import Indexed, Requests, Streamed, files_of, open_source
 from .template import prompt_template
 
 Value = TypeVar("Value")
@@ -194,7 +194,7 @@ class Job:
         journal: Journal | None = None
         try:
             if self._output is not None:
-                journal = Journal(self._output, self._table, inputs=[] if path is None else [path])
+                journal = Journal(self._output, self._table, inputs=files_of(source))
                 journal.start()
             intake = Intake(
                 self._shaper,

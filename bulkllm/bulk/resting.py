@@ -1,7 +1,7 @@
 """Whether a row's task can be given up for nothing.
 
-What may live here: that question. A row that waits for the limits, or for its next attempt, has nothing under way
-that is going to be paid for; a run that is to end need not wait for it, which can take many minutes.
+What may live here: that question. A row that waits for the limits, the budget or its next attempt has nothing
+under way that is going to be paid for; a run that is to end need not wait for it, which can take many minutes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import asyncio
 import inspect
 from typing import Any, Final
 
-from ..calls.effects import Reserve, Sleep
+from ..calls.effects import HoldBudget, Reserve, Sleep
 
-_RESTING: Final = frozenset({Reserve.aperform.__code__, Sleep.aperform.__code__})
+# Not Follow: the call that is followed is under way, and its answer is about to be had for nothing.
+_RESTING: Final = frozenset(effect.aperform.__code__ for effect in (HoldBudget, Reserve, Sleep))
 
 
 def at_rest(task: asyncio.Task[Any]) -> bool:

@@ -10,24 +10,15 @@ iterator. It is checked as it arrives.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
 import os
-import sys
-import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, Protocol, TypeAlias, runtime_checkable
-
-from pydantic_core import from_json
+from typing import Any, BinaryIO, Protocol, TypeAlias, runtime_checkable
 
 from ..errors import ConfigError, RequestFileError
+from .rawrow import BOM, RawRow, parse_line, raw_row
+from .streams import AsyncStream, StandardInput, SyncStream
 
-CURE = "; mend it, or let bad rows fail one by one with skip_bad (--skip-bad)"
-
-_BOM = b"\xef\xbb\xbf"
 _ALIEN_STARTS = (
     (b"\xff\xfe", "is UTF-16; save it as UTF-8"),
     (b"\xfe\xff", "is UTF-16; save it as UTF-8"),
@@ -38,26 +29,13 @@ _ALIEN_STARTS = (
 )
 
 
-@dataclass(slots=True)
-class RawRow:
-    """A row as it was found.
-
-    Attributes:
-        place: where an indexed source finds it again.
-        line: its 1-based line, or row number where there are no lines.
-        data: what was parsed, or the error that says why nothing was.
-        text: the raw bytes of what could not be parsed, else empty.
-    """
-
-    place: int
-    line: int
-    data: object
-    text: bytes = b""
-
-
 @runtime_checkable
 class Indexed(Protocol):
-    """A source that can be read again, row by row."""
+    """A source that can be read again, row by row.
+
+    Attributes:
+        path: the file, or None.
+    """
 
     path: Path | None
 
@@ -82,7 +60,14 @@ class Streamed(Protocol):
 
 
 Source: TypeAlias = Indexed | Streamed
-Requests: TypeAlias = "str | os.PathLike[str] | Iterable[Any] | AsyncIterator[Any]"
+Requests: TypeAlias = "str | os.PathLike[str] | Iterable[Any] | AsyncIterable[Any]"
+
+
+def files_of(source: Source) -> list[Path]:
+    """The files that a source reads, which must not be written to."""
+    if isinstance(source, StandardInput):
+        return [Path("/dev/stdin")]  # where there is such a thing it tells which file was sent in
+    return [source.path] if isinstance(source, Indexed) and source.path is not None else []
 
 
 def open_source(requests: Requests) -> Source:
@@ -145,7 +130,7 @@ class OpenFile:
             if start.startswith(alien):
                 self.close()
                 raise RequestFileError(f"the file {problem}", path=path)
-        self._begin = len(_BOM) if start.startswith(_BOM) else 0
+        self._begin = len(BOM) if start.startswith(BOM) else 0
         self._stamp = self._now()
 
     def verify(self) -> None:
@@ -207,165 +192,3 @@ class RowSequence:
 
     def close(self) -> None:
         """Nothing to close."""
-
-
-class SyncStream:
-    """Any iterable. It is advanced on the event loop: one that blocks for long is better made an async iterator."""
-
-    def __init__(self, rows: Iterable[Any]) -> None:
-        self._rows = rows
-
-    async def rows(self) -> AsyncIterator[RawRow]:
-        """All rows as they come."""
-        rows = iter(self._rows)
-        try:
-            for number, row in enumerate(rows, 1):
-                yield RawRow(0, number, row)
-        finally:
-            if hasattr(rows, "close"):
-                rows.close()
-
-
-class AsyncStream:
-    """Any async iterable."""
-
-    def __init__(self, rows: Any) -> None:
-        self._rows = rows
-
-    async def rows(self) -> AsyncIterator[RawRow]:
-        """All rows as they come."""
-        rows = aiter(self._rows)
-        number = 0
-        try:
-            async for row in rows:
-                number += 1
-                yield RawRow(0, number, row)
-        finally:
-            if hasattr(rows, "aclose"):
-                await rows.aclose()
-
-
-class StandardInput:
-    """JSONL from standard input, which may be slow to come.
-
-    Args:
-        fd: another file descriptor to read instead.
-    """
-
-    def __init__(self, fd: int | None = None) -> None:
-        self._fd = sys.stdin.fileno() if fd is None else fd
-
-    async def rows(self) -> AsyncIterator[RawRow]:
-        """All rows as they come."""
-        line = 0
-        rest = b""
-        while True:
-            chunk = await self._read()
-            *lines, rest = (rest + chunk).split(b"\n") if chunk else (rest, b"")
-            for text in lines:
-                line += 1
-                body = text.removeprefix(_BOM) if line == 1 else text
-                if body and not body.isspace():
-                    yield raw_row(body, place=0, line=line, path=Path("-"))
-            if not chunk:
-                return
-
-    async def _read(self) -> bytes:
-        """What has come, or empty bytes at the end.
-
-        Not with the loop's own threads: the end of the loop would wait for a read that nobody answers. Not through
-        sys.stdin: its lock, held by a thread at the end of the process, is a fatal error.
-        """
-        loop = asyncio.get_running_loop()
-        came: asyncio.Future[bytes] = loop.create_future()
-
-        def tell(chunk: bytes, error: OSError | None) -> None:
-            if came.cancelled():
-                return
-            if error is None:
-                came.set_result(chunk)
-            else:
-                came.set_exception(error)
-
-        def read() -> None:
-            chunk, problem = b"", None
-            try:
-                chunk = os.read(self._fd, 1 << 16)
-            except OSError as error:
-                problem = error
-            with contextlib.suppress(RuntimeError):  # the loop has gone in the meantime
-                loop.call_soon_threadsafe(tell, chunk, problem)
-
-        threading.Thread(target=read, name="bulkllm-stdin", daemon=True).start()
-        return await came
-
-
-def raw_row(text: bytes, *, place: int, line: int, path: Path) -> RawRow:
-    """A line as a row, or as the error that it is."""
-    try:
-        return RawRow(place, line, parse_line(text, line=line, path=path))
-    except RequestFileError as error:
-        return RawRow(place, line, error, text)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON; write null, or leave the value out")
-
-
-_decode = json.JSONDecoder(parse_constant=_no_constant).decode
-
-
-def parse_line(text: bytes, *, line: int, path: Path) -> dict[str, Any]:
-    """One line of a JSONL file.
-
-    Raises:
-        RequestFileError: it is no JSON object; with the place and the cure.
-    """
-    column: int | None = None
-    row: Any
-    try:
-        row = from_json(text, allow_inf_nan=False)  # several times as fast as the standard library's
-        if isinstance(row, dict):
-            return row
-    except ValueError:  # it tells no good place, and refuses half surrogate pairs, which are for others to judge
-        pass
-    try:
-        row = _decode(text.decode())
-    except UnicodeDecodeError as error:
-        column = len(text[: error.start].decode()) + 1
-        problem = f"byte 0x{text[error.start]:02x} is not UTF-8; save the file as UTF-8"
-    except json.JSONDecodeError as error:
-        column = error.colno
-        problem = _json_problem(text, error)
-    except RecursionError:
-        problem = "the JSON is nested too deeply"
-    except ValueError as error:
-        problem = str(error)
-    else:
-        if isinstance(row, dict):
-            return row
-        problem = f'expected a JSON object such as {{"prompt": "..."}}, found {_kind(row)}'
-    raise RequestFileError(problem + CURE, path=path, line=line, column=column)
-
-
-def _json_problem(text: bytes, error: json.JSONDecodeError) -> str:
-    bare = text.strip()
-    if b"\0" in text:
-        return "the line holds NUL bytes: the file is damaged, or is not text"
-    if bare in (b"{", b"["):
-        return "expected one whole JSON object on a line; a file of pretty-printed JSON becomes one with: jq -c ."
-    what = error.msg[0].lower() + error.msg[1:]
-    if "control character" in what:
-        what += " (a line break or a tab within a string is written \\n or \\t)"
-    elif bare.startswith(b"{'"):
-        what += " (names and strings stand in double quotes)"
-    elif bare.startswith(b"{") and not bare.endswith(b"}"):
-        what += " (the line seems cut off)"
-    return f"this is no JSON: {what}"
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    names = {str: "a string", list: "an array", bool: "a boolean", int: "a number", float: "a number"}
-    return names[type(value)]

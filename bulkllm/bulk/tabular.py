@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 
 from ..errors import RequestFileError
 from .options import ROW_OPTIONS, TEXT_OPTIONS
-from .sources import CURE, OpenFile, RawRow
+from .rawrow import CURE, RawRow
+from .sources import OpenFile
 
 _JSON_COLUMNS = (ROW_OPTIONS - TEXT_OPTIONS) | {"messages"}
 _FIELD_LIMIT = 1 << 26

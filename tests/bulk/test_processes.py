@@ -236,6 +236,17 @@ def test_standard_input_is_an_input(program: Callable[[int], Program], tmp_path:
     assert len(run.answers()) == 30
 
 
+@pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="this system does not tell what standard input is")
+def test_a_file_that_is_sent_in_is_not_written_to(program: Callable[[int], Program]) -> None:
+    run = program(3)
+    before = run.requests.read_bytes()
+    command = [sys.executable, "-c", PROGRAM, "-", *map(str, (run.requests, run.log, 0)), "{}"]
+    with run.requests.open("rb") as file:
+        done = subprocess.run(command, stdin=file, capture_output=True, check=False, timeout=60)
+    assert b"is the input" in done.stderr
+    assert run.requests.read_bytes() == before
+
+
 def test_an_interrupt_does_not_wait_for_more_input(program: Callable[[int], Program]) -> None:
     run = program(3)
     command = [sys.executable, "-c", PROGRAM, "-", *map(str, (run.output, run.log, 0)), "{}"]

@@ -11,18 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkllm.bulk.sources import (
-    AsyncStream,
-    Indexed,
-    RawRow,
-    RowSequence,
-    StandardInput,
-    Streamed,
-    SyncStream,
-    open_source,
-    parse_line,
-    raw_row,
-)
+from bulkllm.bulk.rawrow import RawRow, parse_line, raw_row
+from bulkllm.bulk.sources import Indexed, RowSequence, Streamed, open_source
+from bulkllm.bulk.streams import AsyncStream, StandardInput, SyncStream
 from bulkllm.errors import ConfigError, RequestFileError
 
 

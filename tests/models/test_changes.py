@@ -13,7 +13,7 @@ from bulkllm.errors import ConfigError
 from bulkllm.models import Registry
 
 # pydantic says so of LiteLLM's own types, whenever it first builds them
-pytestmark = pytest.mark.filterwarnings("ignore:Item .* on TypedDict class:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")
 
 PRESETS = """
 [[preset]]

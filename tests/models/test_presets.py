@@ -17,7 +17,7 @@ from bulkllm.models import LLMConfig, Registry
 
 # pydantic says so of LiteLLM's own types, whenever it first builds them
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:Item .* on TypedDict class:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),
     pytest.mark.usefixtures("recent_litellm"),
 ]
 

@@ -28,7 +28,7 @@ from bulkllm.models.presets import build_presets
 from bulkllm.models.rules import Rules
 
 # pydantic says so of LiteLLM's own types, whenever it first builds them
-pytestmark = pytest.mark.filterwarnings("ignore:Item .* on TypedDict class:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")
 
 Make = Callable[..., Registry]
 

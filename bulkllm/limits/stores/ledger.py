@@ -384,7 +384,9 @@ def _hint(ask: _Ask, amount: float) -> float:
     """When to ask again: when those before are served too, or soon after it would be one's turn without them."""
     rest = ask.want - amount
     missing = min(rest, ask.least or rest, ask.gauge.capacity) - (ask.free - amount)
-    spent = ask.gauge.left(ask.now) - ask.held - amount  # supposing that the owner spends what it holds, and nobody else
+    spent = (
+        ask.gauge.left(ask.now) - ask.held - amount
+    )  # supposing that the owner spends what it holds, and nobody else
     if ask.gauge.kind == "bucket" and spent + missing > ask.gauge.capacity + ask.gauge.slack:
         return LOOK_AGAIN  # it is full, but for what others hold
     in_line = ask.gauge.wait(missing + ask.reserved, ask.now)

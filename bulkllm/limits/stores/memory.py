@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable
@@ -28,10 +29,11 @@ class MemoryStore(LedgerStore):
     def _with_ledger(self, group: str, work: Callable[[Ledger, float], Result], *, change: bool = True) -> Result:
         with self._lock:
             ledger = self._ledgers.get(group) or Ledger()
+            if not change:
+                return work(copy.deepcopy(ledger), self._clock())
+            self._ledgers[group] = ledger
             result = work(ledger, self._clock())
-            if change:
-                self._ledgers[group] = ledger
-                ledger.tidy()
+            ledger.tidy()
             return result
 
     def disconnect(self) -> None:
