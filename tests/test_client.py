@@ -29,9 +29,11 @@ from bulkllm import (
 from bulkllm.testing import FakeProvider, Fault
 
 pytestmark = [
-    # LiteLLM's types warn about themselves when the first of them is made, its sessions when their event loop is gone.
+    # LiteLLM's types warn about themselves when the first of them is made, its sessions and its bookkeeping when their
+    # event loop is gone.
     pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier:UserWarning"),
     pytest.mark.filterwarnings("ignore:Unclosed (connector|client session):ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine '(Service)?Logging.*' was never awaited:RuntimeWarning"),
 ]
 
 MODEL = "openai/gpt-4.1-mini"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 from .. import _litellm
@@ -65,6 +66,7 @@ def thaw_response(kind: str, frozen: dict[str, Any]) -> Any:
     return None
 
 
+@cache
 def _classes() -> dict[str, Any]:
     litellm = _litellm.load()
     return {

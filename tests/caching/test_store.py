@@ -623,13 +623,12 @@ def test_a_cache_that_is_dropped_leaves_nothing_behind(tmp_path: Path) -> None:
     async def use() -> None:
         cache = Cache(tmp_path)
         await cache.aput("k", VALUE, cost=None, kind="chat")
-        assert len(threads()) == 1
+        assert threads()
 
-    gc.collect()
     asyncio.run(use())
-    gc.collect()
     end = time.monotonic() + 5
     while threads() and time.monotonic() < end:
+        gc.collect()  # once may be while the thread is still at its last item
         time.sleep(0.01)
     assert threads() == []
 

@@ -380,6 +380,7 @@ def in_child(work: Callable[[], bool]) -> bool:
     pid = os.fork()
     if pid == 0:
         code = 1
+        signal.alarm(30)  # a child that hangs must not outlive the test
         try:
             code = 0 if work() else 2
         finally:

@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 
-# LiteLLM's types warn about themselves when the first of them is made, and its sessions when their event loop is gone;
-# none of it is ours to mend.
-NOT_OURS = ("ignore:.*`ReadOnly` qualifier:UserWarning", "ignore:Unclosed (connector|client session):ResourceWarning")
+# LiteLLM's types warn about themselves when the first of them is made, its sessions and its bookkeeping when their
+# event loop is gone; none of it is ours to mend.
+NOT_OURS = (
+    "ignore:.*`ReadOnly` qualifier:UserWarning",
+    "ignore:Unclosed (connector|client session):ResourceWarning",
+    "ignore:coroutine '(Service)?Logging.*' was never awaited:RuntimeWarning",
+)
 HERE = Path(__file__).parent
 
 

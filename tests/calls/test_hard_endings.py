@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 
-def run(program: str, seconds: float = 90.0) -> str:
+def run(program: str, seconds: float = 110.0) -> str:
     """A program in a Python of its own, which must end by itself."""
     environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     done = subprocess.run(
@@ -117,36 +117,36 @@ INTERRUPTED = """
         assert client.limiter.status().waiting == 0
         print(name, client.limiter.status().in_flight, flush=True)
 
-    with FakeProvider(faults=[Fault("hang", match="hang"), Fault("status", status=500, match="fail")],
-                      time_per_token=0.05, reply_tokens=(100, 100)) as server:
-        def ask(text="hi", **more):
-            return client.completion("openai/m", [{"role": "user", "content": text}],
-                                     api_base=server.openai_base, api_key="k", **more)
-        ask(max_tokens=2)  # LiteLLM is imported
-        server.reset()
-        interrupted("sent", lambda: server.report().in_flight == 1, lambda: ask("hang"))
-        held = client.limiter.reserve("openai/m").acquire()
-        interrupted("in line", lambda: client.limiter.status().waiting == 1, lambda: ask())
-        held.refund()
-        interrupted("between", lambda: server.report().failed >= 1, lambda: ask("fail"))
-        stream = ask(stream=True)
-        next(stream)
-        interrupted("stream", lambda: True, lambda: list(stream))
-        assert bulkllm.record_of(stream).outcome == "cancelled"
-        server.reset()
-        assert ask(max_tokens=2).choices[0].message.content
-        print({name: (t.requests, t.attempts, t.unpriced) for name, t in sorted(client.usage.by_outcome.items())})
-        try:
-            ask("hang", timeout=0.2, num_retries=0)
-        except Exception as error:
-            print(type(error).__name__, flush=True)
-        # The thread of that call may hang for ever, as may a call under way: they must not keep the interpreter.
-        server.reset()
-        threading.Thread(target=ask, args=("hang",), daemon=True).start()
-        while not server.report().requests:
-            time.sleep(0.01)
-        print("leaving", flush=True)
-        sys.exit(0)
+    faults = [Fault("hang", match="hang"), Fault("status", status=500, match="fail")]
+    server = FakeProvider(faults=faults, time_per_token=0.05, reply_tokens=(100, 100)).start()
+
+    def ask(text="hi", **more):
+        return client.completion("openai/m", [{"role": "user", "content": text}],
+                                 api_base=server.openai_base, api_key="k", **more)
+
+    ask(max_tokens=2)  # LiteLLM is imported
+    server.reset()
+    interrupted("sent", lambda: server.report().in_flight == 1, lambda: ask("hang"))
+    held = client.limiter.reserve("openai/m").acquire()
+    interrupted("in line", lambda: client.limiter.status().waiting == 1, lambda: ask())
+    held.refund()
+    interrupted("between", lambda: server.report().failed >= 1, lambda: ask("fail"))
+    stream = ask(stream=True)
+    next(stream)
+    interrupted("stream", lambda: True, lambda: list(stream))
+    assert bulkllm.record_of(stream).outcome == "cancelled"
+    assert ask(max_tokens=2).choices[0].message.content
+    print({name: (t.requests, t.attempts, t.unpriced) for name, t in sorted(client.usage.by_outcome.items())})
+    try:
+        ask("hang", timeout=0.2, num_retries=0)
+    except Exception as error:
+        print(type(error).__name__, flush=True)
+    # The thread of that call may hang for ever, as may a call under way: they must not keep the interpreter.
+    server.reset()
+    threading.Thread(target=ask, args=("hang",), daemon=True).start()
+    while not server.report().requests:
+        time.sleep(0.01)
+    print("leaving", flush=True)
 """
 
 

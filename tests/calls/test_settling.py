@@ -204,7 +204,6 @@ async def test_cancelled_between_attempts_holds_nothing(ground: Ground) -> None:
     assert (record.outcome, record.attempts, record.cost) == ("cancelled", 1, 0.0)
 
 
-@pytest.mark.filterwarnings("ignore:coroutine 'ServiceLogging:RuntimeWarning")  # LiteLLM's own
 @on(**SLOW)
 async def test_a_task_that_is_dropped_with_its_loop_settles(ground: Ground) -> None:
     """As when a loop is stopped and thrown away in the middle of a call."""
@@ -313,6 +312,10 @@ def test_anthropics_streams_have_the_providers_counts(ground: Ground, in_task: b
     assert record.cost > 0
 
 
+def litellm_is_at_least(*version: int) -> bool:
+    return tuple(map(int, _litellm.version().split(".")[:2])) >= version
+
+
 def read_whole(ground: Ground, in_task: bool) -> None:
     async def in_a_task() -> None:
         await read(await ground.aask(stream=True))
@@ -374,8 +377,9 @@ async def test_closing_gives_back_connections_that_litellm_itself_cannot_close(g
     stream = await ground.client.acompletion("anthropic/claude-sonnet-4-5", MESSAGES, **options)
     await anext(stream)
     await stream.aclose()
-    assert await asyncio.to_thread(ground.until, lambda: ground.server.report().abandoned == 2)
     assert ground.in_flight == 0
+    if litellm_is_at_least(1, 101):  # before, the connection waits for the garbage collector
+        assert await asyncio.to_thread(ground.until, lambda: ground.server.report().abandoned == 2)
 
 
 @on(**DRIP)
@@ -441,6 +445,11 @@ async def test_a_stream_whose_reader_is_cancelled(ground: Ground) -> None:
 @both
 def test_a_stream_that_the_server_breaks_off(ground: Ground, in_task: bool) -> None:
     """LiteLLM's error, once, with the record on it: what has been shown already is not asked for again."""
+    if in_task and not litellm_is_at_least(1, 101):
+        read_whole(ground, in_task)  # LiteLLM took the break for the end
+        record = ground.only()
+        assert (record.outcome, record.estimated, record.cost) == ("ok", True, None)
+        return
     with pytest.raises(_litellm.load().exceptions.MidStreamFallbackError) as caught:
         read_whole(ground, in_task)
     record = ground.only()

@@ -127,7 +127,7 @@ class Sharing(RuleBasedStateMachine):
         claim = owner.account.claim(
             now,
             want={key: want * amount for key, amount in amounts.items()},
-            least={key: least * min(amount, self._size(key)) for key, amount in amounts.items()},
+            least={key: min(least * amount, self._size(key)) for key, amount in amounts.items()},
             keep={key: float(amount) for key, amount in kept.items()} if kept is not None else None,
         )
         if fate == "lost":
@@ -212,7 +212,7 @@ class Sharing(RuleBasedStateMachine):
 
 
 TestSharing = Sharing.TestCase
-TestSharing.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestSharing.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 
 
 # -- the script says what the ledger says ------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ amounts = st.one_of(st.integers(0, 40).map(float), st.floats(0, 3000).map(lambda
 
 @st.composite
 def definitions(draw: st.DrawFn) -> tuple[Meter, ...]:
-    kinds = st.sampled_from(["bucket", "sliding"])
+    kinds: st.SearchStrategy[Kind] = st.sampled_from(["bucket", "sliding"])
     every = (
         Meter("rpm", draw(kinds), draw(st.integers(1, 50)), draw(st.sampled_from([1.0, 60.0])), whole=True, pool="p"),
         Meter("tpm", draw(kinds), draw(st.sampled_from([900, 1e9 / 3])), 60.0, pool="p"),
@@ -290,7 +290,7 @@ def kept(valkey: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, s
 
 
 @pytest.mark.timeout(600)  # a counterexample takes a while to shrink
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_all_stores_say_the_same(kept: tuple[Path, str], data: st.DataObject) -> None:
     clock = Clock()
@@ -303,25 +303,20 @@ def test_all_stores_say_the_same(kept: tuple[Path, str], data: st.DataObject) ->
     serials = itertools.count(1)
     for _ in range(data.draw(st.integers(1, 25))):
         verb, what = data.draw(steps(meters))
+        answers: list[Any] = []
         if verb == "wait":
             clock.now += what["seconds"]
         elif verb == "redefine":
             meters = what["meters"]
         elif verb == "close":
-            first, *others = [store.close(group, **what) for store in stores]
-            assert all(same(first, other) for other in others)
+            answers = [store.close(group, **what) for store in stores]
         elif verb == "correct":
-            if what["meter"].kind != "slots":
-                first, *others = [
-                    store.correct(group, what["meter"], **{k: v for k, v in what.items() if k != "meter"})
-                    for store in stores
-                ]
-                assert others == [first, first]
+            answers = [store.correct(group, **what) for store in stores if what["meter"].kind != "slots"]
         else:
             reports = tuple(Report(next(serials), report) for report in what.pop("reports"))
             claim = Claim(meters=meters, ttl=TTL, reports=reports, **what)
-            first, *others = [fields(store.lease(group, claim)) for store in stores]
-            assert all(same(first, other) for other in others), (first, others)
+            answers = [fields(store.lease(group, claim)) for store in stores]
+        assert all(same(answers[0], other) for other in answers[1:]), answers
         one, *more = [store.look(group) for store in stores]
         for view in more:
             assert same(one.left, view.left)

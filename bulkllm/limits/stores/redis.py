@@ -26,8 +26,9 @@ from .base import Claim, Lease, Meter, Store, View, check_closing, check_correct
 _PREFIX: Final = "bulkllm:limits:1"
 """What all keys begin with. The number is the version of the state's form."""
 
-_REMEMBER_EVERY: Final = 1.0
-"""Seconds after which a state is asked for again, to be brought back if the server loses it."""
+_REMEMBER_EVERY: Final = 0.5
+"""Seconds after which a state is asked for again, to be brought back if the server loses it; or, where that is less, a
+50th of the shortest period: so much quota at most is missing from what is brought back."""
 
 SCHEMES: Final = {
     "redis": "redis",
@@ -101,7 +102,9 @@ class RedisStore(Store):
             "reports": claim.reports,
             "leaving": claim.leaving,
         }
-        granted, retry_after, held_up, closed_for, left, rivals, excess = self._do(group, "lease", request)
+        remember_every = min([_REMEMBER_EVERY, *(meter.period / 50 for meter in claim.meters)])
+        answer = self._do(group, "lease", request, remember_every)
+        granted, retry_after, held_up, closed_for, left, rivals, excess = answer
         return Lease(
             _amounts(granted),
             float(retry_after),
@@ -153,7 +156,9 @@ class RedisStore(Store):
 
     # -- talking to the server -------------------------------------------------------------------------------
 
-    def _do(self, group: str, verb: str, what: Mapping[str, object]) -> list[Any]:
+    def _do(
+        self, group: str, verb: str, what: Mapping[str, object], remember_every: float = _REMEMBER_EVERY
+    ) -> list[Any]:
         with self._lock:
             memory = self._memories.get(group)
         if memory is not None and time.monotonic() - memory.at > memory.matters_for:
@@ -163,7 +168,7 @@ class RedisStore(Store):
             "verb": verb,
             verb: what,
             "new_epoch": secrets.token_hex(8),
-            "remember": memory is None or now - memory.at > _REMEMBER_EVERY,
+            "remember": memory is None or now - memory.at > remember_every,
         }
         if self._clock is not None:
             request["clock"] = self._clock()

