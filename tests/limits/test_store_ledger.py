@@ -527,6 +527,8 @@ def test_nobody_is_asked_for_slots_that_nobody_waits_for(desk: Desk) -> None:
     desk.claim("a", 10)
     assert desk.claim("b", 0).excess == {}
     assert desk.claim("a", 0, keep=10).excess == {}
+    assert desk.claim("b", 4).granted == {}
+    assert desk.claim("a", 0, keep=3).excess == {}, "there are enough for both"
 
 
 # -- closing -----------------------------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ def server() -> Iterator[Server]:
 # -- several processes -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["bucket", "sliding"])
 def test_four_processes_keep_the_limit_and_use_it(
     crew: MakeCrew, server: Server, kind: Literal["bucket", "sliding"]
@@ -84,6 +85,7 @@ def test_four_processes_keep_the_limit_and_use_it(
     assert all(four.spent(which) for which in range(4))
 
 
+@pytest.mark.soak
 def test_one_that_is_killed_is_missed_for_no_longer_than_its_lease(crew: MakeCrew, server: Server) -> None:
     four = crew(server.url, "bucket", 200)
     four.start(4, seconds=3)
@@ -96,6 +98,7 @@ def test_one_that_is_killed_is_missed_for_no_longer_than_its_lease(crew: MakeCre
     assert four.overdrawn() <= 20, "what it spent and did not say is at most one lease"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["bucket", "sliding"])
 def test_all_go_on_when_the_server_is_killed_and_comes_back_empty(
     crew: MakeCrew, server: Server, kind: Literal["bucket", "sliding"]

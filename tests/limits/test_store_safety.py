@@ -70,6 +70,7 @@ class Owner:
     account: Account
     clock: Clock
     in_flight: int = 0
+    outlived: bool = False  # calls of its go on that the store could not know of
     unreported: dict[str, float] = field(default_factory=dict)
     estimates: list[tuple[str, float, float]] = field(default_factory=list)  # too high by this much, sent then
 
@@ -102,7 +103,6 @@ class Sharing(RuleBasedStateMachine):
         self.slots = slots
         self.providers = {meter.key: Provider(meter, looked=self.clock.now) for meter in self.meters[:2]}
         self.owners = [self._owner() for _ in range(3)]
-        self.orphans: list[float] = []  # when each call of a dead owner is over for the store
 
     def _owner(self) -> Owner:
         return Owner(Account(self.meters, owner=f"owner {next(self.names)}", ttl=TTL), self.clock)
@@ -110,6 +110,8 @@ class Sharing(RuleBasedStateMachine):
     @rule(span=spans)
     def pass_time(self, span: float) -> None:
         self.clock.now += span
+        for owner in self.owners:
+            owner.outlived |= owner.in_flight > 0 and self.clock.now >= owner.account.expires_at
 
     @rule(
         which=st.integers(0, 2),
@@ -168,6 +170,7 @@ class Sharing(RuleBasedStateMachine):
         owner = self.owners[which]
         if owner.in_flight:
             owner.in_flight -= 1
+            owner.outlived &= owner.in_flight > 0
             owner.account.finish("p/in flight", 1.0, self.clock.now)
             if owner.estimates:
                 key, amount, sent_at = owner.estimates.pop(0)
@@ -178,7 +181,6 @@ class Sharing(RuleBasedStateMachine):
         owner = self.owners[which]
         for key, amount in owner.unreported.items():
             self.providers[key].forgiven += amount
-        self.orphans += [self.clock.now + TTL] * owner.in_flight
         self.owners[which] = self._owner()
 
     @rule(which=st.integers(0, 2))
@@ -191,10 +193,8 @@ class Sharing(RuleBasedStateMachine):
         now = self.clock.now
         for provider in self.providers.values():
             assert provider.left(now) >= -provider.forgiven - SHADE
-        alive = sum(owner.in_flight for owner in self.owners)
-        late = any(now >= owner.account.expires_at and owner.in_flight for owner in self.owners)
-        if not late:  # else calls outlived their lease, which the store cannot know
-            assert alive <= self.slots
+        if not any(owner.outlived for owner in self.owners):
+            assert sum(owner.in_flight for owner in self.owners) <= self.slots
 
     def teardown(self) -> None:
         """Everything comes back."""

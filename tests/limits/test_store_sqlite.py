@@ -39,6 +39,7 @@ def path(tmp_path: Path) -> Path:
 # -- several processes -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["bucket", "sliding"])
 def test_four_processes_keep_the_limit_and_use_it(
     crew: MakeCrew, path: Path, kind: Literal["bucket", "sliding"]
@@ -52,6 +53,7 @@ def test_four_processes_keep_the_limit_and_use_it(
     assert all(four.spent(which) for which in range(4))
 
 
+@pytest.mark.soak
 def test_one_that_is_killed_is_missed_for_no_longer_than_its_lease(crew: MakeCrew, path: Path) -> None:
     four = crew(str(path), "bucket", 200)
     four.start(4, seconds=3)

@@ -318,7 +318,7 @@ class Ledger:
                     poorer = poorer or other.held.get(key, 0.0) < held
             if poorer:
                 level = water_level(gauge.capacity, totals)
-                fair = math.ceil(level) if level >= 1 else 0
+                fair = (math.ceil(level) if level >= 1 else 0) if level < math.inf else held
                 if held > fair:
                     excess[key] = held - fair
         return excess
