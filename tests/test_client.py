@@ -33,7 +33,7 @@ pytestmark = [
     # event loop is gone.
     pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier:UserWarning"),
     pytest.mark.filterwarnings("ignore:Unclosed (connector|client session):ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:coroutine '(Service)?Logging.*' was never awaited:RuntimeWarning"),
+    pytest.mark.filterwarnings(r"ignore:coroutine '(?!Client|CallStream)\w+\.\w+' was never awaited:RuntimeWarning"),
 ]
 
 MODEL = "openai/gpt-4.1-mini"

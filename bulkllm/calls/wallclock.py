@@ -8,9 +8,11 @@ when the server lets go. Workers are daemons, kept for the next call: handing ov
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import os
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
@@ -19,6 +21,9 @@ Result = TypeVar("Result")
 
 # Seconds that a worker waits for another job before it ends.
 _LINGER: Final = 10.0
+
+# Seconds that the interpreter's end waits for calls that were given up.
+_GRACE: Final = 2.0
 
 
 class OutOfTimeError(Exception):
@@ -107,12 +112,15 @@ class _Worker:
                 except ValueError:
                     continue  # somebody has just picked this worker: the job is on its way
                 return
+            _running.add(job)
             job.run()
+            _running.discard(job)
             del job
             _idle.append(self)
 
 
 _idle: list[_Worker] = []
+_running: set[_Job] = set()
 
 
 def _hand_over(job: _Job) -> None:
@@ -123,5 +131,24 @@ def _hand_over(job: _Job) -> None:
     worker.inbox.put(job)
 
 
+def _let_finish() -> None:
+    """At the interpreter's end: give calls that were given up a moment, for most are about to end as well.
+
+    A thread that is cut off in the middle of an import leaves the import lock held, and finalisers of LiteLLM's that
+    import something then wait for it for ever. One that waits for its server holds nothing and may be cut off.
+    """
+    end = time.monotonic() + _GRACE
+    for job in list(_running):
+        if job.done.acquire(timeout=max(0.0, end - time.monotonic())):
+            job.done.release()  # somebody may be waiting for it
+
+
+def _after_fork() -> None:
+    """Threads stay in the parent."""
+    _idle.clear()
+    _running.clear()
+
+
+atexit.register(_let_finish)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle.clear)  # threads stay in the parent
+    os.register_at_fork(after_in_child=_after_fork)

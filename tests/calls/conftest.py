@@ -18,7 +18,7 @@ import pytest
 NOT_OURS = (
     "ignore:.*`ReadOnly` qualifier:UserWarning",
     "ignore:Unclosed (connector|client session):ResourceWarning",
-    "ignore:coroutine '(Service)?Logging.*' was never awaited:RuntimeWarning",
+    r"ignore:coroutine '(?!Client|CallStream)\w+\.\w+' was never awaited:RuntimeWarning",
 )
 HERE = Path(__file__).parent
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextvars
 import gc
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 import weakref
@@ -184,3 +187,26 @@ def test_a_forked_child_has_workers_of_its_own() -> None:
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_interpreters_end_waits_for_a_call_that_is_about_to_end_and_not_for_long() -> None:
+    program = """
+        import threading, time
+        from bulkllm.calls.wallclock import OutOfTimeError, run_within
+
+        def soon():
+            time.sleep(0.3)
+            print("ended", flush=True)
+
+        for slow in (soon, lambda: time.sleep(60)):
+            try:
+                run_within(0.01, slow, discard=print)
+            except OutOfTimeError:
+                pass
+    """
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=50, check=True
+    )
+    assert time.monotonic() - began < 40
+    assert done.stdout == "ended\nNone\n"
