@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from bulkllm import Client
+from bulkllm.testing import FakeProvider
 
 # LiteLLM's types warn about themselves when the first of them is made, its sessions and its bookkeeping when their
 # event loop is gone; none of it is ours to mend.
@@ -128,3 +133,21 @@ def canned() -> Iterator[CannedServer]:
     server.shutdown()
     thread.join(10)
     server.server_close()
+
+
+@pytest.fixture(scope="session")
+def warm() -> None:
+    """LiteLLM's first calls, which take it seconds, are over: for tests that look at the clock."""
+    messages = [{"role": "user", "content": "hi"}]
+    client = Client()
+
+    def warm_up(model: str, base: str) -> None:
+        options: dict[str, Any] = {"api_base": base, "api_key": "k"}
+        client.completion(model, messages, **options)
+        list(client.completion(model, messages, stream=True, **options))
+        asyncio.run(client.acompletion(model, messages, **options))
+
+    with FakeProvider(reply_tokens=(1, 1)) as server, ThreadPoolExecutor(1) as thread:
+        for model in ("openai/m", "anthropic/m", "deepseek/m"):
+            base = server.url if model.startswith("anthropic") else server.openai_base
+            thread.submit(warm_up, model, base).result()

@@ -19,6 +19,8 @@ from bulkllm.testing import FakeProvider, Fault
 if TYPE_CHECKING:
     from tests.calls.conftest import CannedServer, Exchange
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 MESSAGES = [{"role": "user", "content": "Say something."}]
 QUICK = RetryPolicy(max_attempts=3, base_delay=0.001)
 ALL = [

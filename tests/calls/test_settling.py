@@ -15,6 +15,8 @@ from bulkllm import Client, LimitTimeout, RateLimit, RetryPolicy, UsageRecord, U
 from bulkllm.calls import record_of, record_of_error
 from bulkllm.testing import FakeProvider, Fault
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 MODEL = "openai/fake-model"
 MESSAGES = [{"role": "user", "content": "Say something."}]
 ONCE = RetryPolicy(max_attempts=1)

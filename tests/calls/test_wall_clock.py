@@ -16,6 +16,8 @@ from bulkllm.calls import record_of_error, wallclock
 if TYPE_CHECKING:
     from tests.calls.conftest import CannedServer, Exchange
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 MESSAGES = [{"role": "user", "content": "Say something."}]
 TIMEOUT = 0.4
 PATIENCE = 8.0  # what a busy machine may add to it
