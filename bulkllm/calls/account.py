@@ -121,13 +121,13 @@ class Account:
         return record
 
     def _settle_hold(self, hold: Hold, record: UsageRecord) -> None:
-        """Spend what is known; where the provider told nothing but may bill, the estimate stays spent."""
+        """Spend what is known; what is not known, though it may be billed, stays spent as estimated."""
         if not record.attempts and not record.cached:
             hold.refund()
         elif record.charge_unknown:
             hold.settle()
         else:
-            hold.settle(cost=record.cost or 0.0, tokens=record.total_tokens)
+            hold.settle(cost=record.cost, tokens=record.total_tokens)
 
 
 def _configured_endpoint(call: Call) -> str | None:

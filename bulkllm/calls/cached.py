@@ -24,7 +24,7 @@ from ..caching import (
     request_key,
     thaw_response,
 )
-from .account import Account, attach_record, record_of
+from .account import Account, attach_record, attach_to_error, record_of
 from .call import Call
 from .effects import Effect, Follow, Load, Lookup, Store
 from .flow import call_flow
@@ -49,7 +49,7 @@ def cached_flow(parts: Parts, call: Call, cache: Cache) -> Flow:
     account = Account(call, parts.trackers, parts.clock)
     yield Load(parts.lane)
     while True:
-        entry: Entry | None = yield Lookup(cache, key)
+        entry: Entry | None = yield from _recorded(account, Lookup(cache, key))
         if entry is not None:
             response = thaw_response(entry.kind, entry.value)
             if response is not None:
@@ -60,7 +60,7 @@ def cached_flow(parts: Parts, call: Call, cache: Cache) -> Flow:
         if isinstance(claim, Leader):
             with claim:
                 return (yield from _lead(parts, call, cache, key, claim))
-        outcome: Outcome[Entry] = yield Follow(claim)
+        outcome: Outcome[Entry] = yield from _recorded(account, Follow(claim))
         if outcome.state == "alone":
             return (yield from call_flow(parts, call))
         if outcome.state == "answered" and outcome.result is not None:
@@ -70,6 +70,18 @@ def cached_flow(parts: Parts, call: Call, cache: Cache) -> Flow:
             )  # each caller owns what it gets, to the leaves
             if response is not None:
                 return _hit(call, account, shared, response)
+
+
+def _recorded(account: Account, effect: Effect) -> Flow:
+    """An effect before anything is asked; the call has its record if it ends here."""
+    try:
+        return (yield effect)
+    except Exception as error:
+        attach_to_error(error, account.close(type(error).__name__))
+        raise
+    except BaseException:
+        account.close("cancelled")
+        raise
 
 
 def _lead(parts: Parts, call: Call, cache: Cache, key: str, leader: Leader[Entry]) -> Flow:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bulkllm import (
+    Budget,
+    Cache,
     ConfigError,
     ImpossibleRequest,
     LimitTimeout,
@@ -21,8 +24,9 @@ from bulkllm import (
     UsageTracker,
 )
 from bulkllm.calls import record_of, record_of_error
+from bulkllm.calls.cached import cached_flow
 from bulkllm.calls.call import Call
-from bulkllm.calls.effects import Load, Reserve, Send, Sleep
+from bulkllm.calls.effects import Follow, HoldBudget, Load, Lookup, Reserve, Send, Sleep
 from bulkllm.calls.failure import Failure
 from bulkllm.calls.flow import call_flow
 from bulkllm.calls.fold import StreamFold
@@ -87,6 +91,13 @@ class HandLane:
         return Answer(usage=fold.usage, cost=0.5)
 
 
+class PricedLane(HandLane):
+    """A cent for a token, in or out."""
+
+    def price(self, call: Call) -> tuple[float, float] | None:
+        return 0.01, 0.01
+
+
 class World:
     """Everything around one flow, and a driver that plays a script of attempts."""
 
@@ -121,7 +132,7 @@ class World:
         if isinstance(effect, Load):
             self.loads += 1
             return None
-        if isinstance(effect, Reserve):
+        if isinstance(effect, Reserve | HoldBudget | Lookup):
             return effect.perform()
         if isinstance(effect, Sleep):
             return self.clock.sleep(effect.seconds)
@@ -500,6 +511,53 @@ def test_a_flow_that_is_dropped_settles() -> None:
     del flow
     assert world.in_flight == 0
     assert world.tracker.by_outcome["cancelled"].requests == 1
+
+
+@INTERRUPTS
+def test_cancelled_while_it_follows_an_identical_call_is_recorded_too(
+    interrupt: type[BaseException], tmp_path: Path
+) -> None:
+    world = World(**LIMITS)
+    cache = Cache(tmp_path)
+    leader, follower = (cached_flow(world.parts, call(), cache) for _ in range(2))
+    for flow, stop in ((leader, Send), (follower, Follow)):
+        effect: Any = next(flow)
+        while not isinstance(effect, stop):
+            value = world._perform(effect, iter(()), 0.0)
+            effect = flow.send(value)
+    with pytest.raises(interrupt):
+        follower.throw(interrupt())
+    assert world.tracker.by_outcome["cancelled"].attempts == 0
+    assert (world.tracker.total.requests, world.tracker.total.cost) == (1, 0.0)
+    leader.close()
+    assert world.tracker.total.requests == 2
+
+
+# -- budgets -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ending", "spent"),
+    [
+        (good(), 0.25),
+        (good(cost=0.0, from_cache=True), 0.0),
+        (good(None, cost=None), 2.04),
+        (Failure("request", 400), 0.0),
+        (TIMED_OUT, 2.04),
+    ],
+    ids=["paid", "cached", "nobody told", "refused", "timed out"],
+)
+def test_a_budget_is_charged_what_is_known_and_else_what_was_estimated(ending: Any, spent: float) -> None:
+    world = World()
+    budget = Budget(max_cost=100.0)
+    world.parts = replace(world.parts, budget=budget, lane=PricedLane())
+    flow = call(retry=RetryPolicy(max_attempts=1))
+    if isinstance(ending, Failure):
+        with pytest.raises(ProviderError):
+            world.play(flow, ending)
+    else:
+        world.play(flow, ending)
+    assert budget.spent.cost == pytest.approx(spent)
 
 
 # -- records -------------------------------------------------------------------------------------------------
