@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import redis
 
 from bulkllm.errors import ConfigError
 from bulkllm.limits.stores import Claim, Lease, Meter, Report, Spending, Store, View
@@ -258,6 +259,29 @@ def test_nothing_wanted_nothing_granted(desk: Desk) -> None:
     assert lease.left == {"rpm": 60}
 
 
+def test_those_who_wait_are_told_when_it_is_their_turn(desk: Desk) -> None:
+    desk.use_up(rpm=60)
+    told = []
+    for owner in "abcd":
+        told.append(desk.claim(owner, 1, least=1).retry_after)
+        desk.wait(0.001)
+    assert told == pytest.approx([1, 2, 3, 3], abs=0.01), "or soon after it would be without the others"
+
+
+def test_whoever_has_its_share_is_not_told_to_come_for_that_of_the_others(desk: Desk) -> None:
+    desk.claim("modest", 5)
+    lease = desk.claim("greedy", 1000)
+    assert lease.left == {"rpm": 5}
+    assert lease.retry_after == pytest.approx(1.0)
+
+
+def test_no_more_tokens_than_go_with_whole_requests(desk: Desk) -> None:
+    desk.meters = (RPM, TPM)
+    desk.use_up(rpm=58)
+    desk.wait(0.5)
+    assert desk.claim("b", {"rpm": 10, "tpm": 9000}).granted == {"rpm": 2, "tpm": 1800}
+
+
 # -- giving back, reporting, dying -------------------------------------------------------------------------------------
 
 
@@ -455,6 +479,46 @@ def test_an_owner_that_is_held_up_by_one_meter_does_not_idle_another(desk: Desk)
     assert desk.claim("c", {"rpm": 60}).granted == {"rpm": 60}
 
 
+def test_a_turn_is_kept_for_whoever_was_held_up_by_this_meter_before_it_was_by_another(desk: Desk) -> None:
+    desk.meters = (RPM, TPM)
+    desk.use_up(rpm=60)
+    assert desk.claim("a", {"rpm": 1, "tpm": 4000}, least={"rpm": 1, "tpm": 4000}).held_up == ("rpm",)
+    desk.use_up(tpm=6000)
+    desk.wait(1.5)
+    assert desk.claim("a", {"rpm": 1, "tpm": 4000}, least={"rpm": 1, "tpm": 4000}).held_up == ("tpm",)
+    assert desk.claim("b", {"rpm": 1}).granted == {}
+    desk.wait(10)
+    assert desk.claim("b", {"rpm": 1}).granted == {"rpm": 1}, "but not for long"
+
+
+def test_nobody_takes_what_one_before_it_needs_because_somebody_else_is_after_it(desk: Desk) -> None:
+    desk.meters = (TPM,)
+    desk.claim("late", 100)
+    desk.claim("late", keep=0, spent=[("tpm", 100, 0.0)])
+    desk.use_up(tpm=5300)
+    assert desk.left() == 600
+    desk.claim("first", 700, least=700)
+    desk.wait(0.001)
+    desk.claim("late", 650, least=650)
+    desk.wait(0.001)
+    assert desk.claim("second", 300, least=300).granted == {}
+
+
+def test_what_was_given_back_does_not_count_against_one(desk: Desk) -> None:
+    desk.meters = (TPM,)
+    for _ in range(10):
+        desk.claim("a", 300)
+        desk.claim("a", 0, spent=[("tpm", 30, 0.0)])
+        desk.claim("b", 30)
+        desk.claim("b", 0, spent=[("tpm", 30, 0.0)])
+    desk.use_up(tpm=5400)
+    for owner in "ab":
+        assert desk.claim(owner, 1000, least=1000).granted == {}
+    desk.wait(2)
+    had = [desk.claim(owner, 1000, least=1).granted.get("tpm", 0.0) for owner in "ab"]
+    assert had == [pytest.approx(100, abs=1), pytest.approx(100, abs=1)]
+
+
 def test_a_greedy_owner_leaves_a_share_for_those_who_were_there_a_moment_ago(desk: Desk) -> None:
     desk.claim("modest", 5)
     desk.claim("modest", 5, keep=0, spent=[("rpm", 5, 0.0)])
@@ -529,6 +593,9 @@ def test_nobody_is_asked_for_slots_that_nobody_waits_for(desk: Desk) -> None:
     assert desk.claim("a", 0, keep=10).excess == {}
     assert desk.claim("b", 4).granted == {}
     assert desk.claim("a", 0, keep=3).excess == {}, "there are enough for both"
+    desk.claim("a", 3, keep=3)
+    desk.claim("b", 4)
+    assert desk.claim("a", 0, keep=6).excess == {}, "the other has all that it wanted"
 
 
 # -- closing -----------------------------------------------------------------------------------------------------------
@@ -637,6 +704,53 @@ def test_what_was_spent_before_and_is_reported_later_is_in_the_provider_s_number
     assert desk.left() == pytest.approx(2500 + refilled - 3000)
     desk.claim("a", spent=[("tpm", 3000, 1.0)])
     assert desk.left() == pytest.approx(2500 + refilled)
+
+
+@pytest.mark.parametrize("meter", [TPM, WINDOW], ids=lambda meter: meter.kind)
+def test_what_was_spent_since_is_not_raised_away(desk: Desk, meter: Meter) -> None:
+    desk.meters = (meter,)
+    desk.claim("a", 3000)
+    desk.wait(4)
+    desk.claim("a", spent=[("tpm", 3000, 1.0)])
+    before = desk.left()
+    desk.store.correct(desk.group, meter, at_least=3500, ago=2.5)
+    assert desk.left() == pytest.approx(before), "3500 less 3000 is less than there is"
+    desk.wait(0.1)
+    before = desk.left()
+    desk.store.correct(desk.group, meter, at_least=before + 2000, ago=0.0)
+    assert desk.left() == pytest.approx(before + 2000)
+
+
+def test_a_word_about_a_window_of_a_while_ago_is_compared_with_that_window(desk: Desk) -> None:
+    desk.meters = (WINDOW,)
+    desk.claim("a", 1000)
+    desk.claim("a", spent=[("tpm", 1000, 0.0)])
+    desk.wait(100)
+    desk.claim("a", 0)
+    assert desk.store.correct(desk.group, WINDOW, at_most=5000, ago=50.0)
+    assert desk.left() == 6000, "the thousand were its own"
+    assert desk.store.correct(desk.group, WINDOW, at_most=3000, ago=40.5)
+    assert desk.left() == 4000, "two thousand were somebody else's; its own thousand have left the window since"
+
+
+@pytest.mark.parametrize("meter", [TPM, WINDOW], ids=lambda meter: meter.kind)
+def test_what_was_spent_at_about_that_moment_is_not_counted_as_somebody_else_s(desk: Desk, meter: Meter) -> None:
+    desk.meters = (meter,)
+    desk.claim("a", 3000)
+    desk.claim("a", spent=[("tpm", 3000, 0.0)])
+    desk.wait(0.01)
+    before = desk.left()
+    desk.store.correct(desk.group, meter, at_most=3001, ago=0.005)
+    assert desk.left() == before
+
+
+@pytest.mark.parametrize("meter", [TPM, WINDOW], ids=lambda meter: meter.kind)
+def test_a_word_that_is_older_than_a_period_is_no_news(desk: Desk, meter: Meter) -> None:
+    desk.meters = (meter,)
+    desk.claim("a", 0)
+    assert not desk.store.correct(desk.group, meter, at_most=1000, ago=61.0)
+    assert desk.left() == 6000
+    assert desk.store.correct(desk.group, meter, at_most=1000, ago=59.0)
 
 
 def test_what_somebody_else_spent_leaves_the_window_a_period_later(desk: Desk) -> None:
@@ -749,6 +863,100 @@ def test_looking_changes_nothing_and_makes_nothing(desk: Desk) -> None:
     assert desk.store.look(desk.group) == View({}, {}, {})
     desk.claim("a", 10)
     assert desk.store.look(desk.group) == desk.store.look(desk.group)
+
+
+# -- a state that is lost ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "valkey"])
+def lossy(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Desk], Callable[[], None]]:
+    """The desks of two processes, and what makes their store forget everything."""
+    if request.param == "sqlite":
+        path = tmp_path / "limits.sqlite3"
+        desks = [Desk(SQLiteStore(path, clock=clock), clock) for _ in range(2)]
+
+        def lose() -> None:
+            path.unlink()
+
+    else:
+        monkeypatch.setattr("bulkllm.limits.stores.redis._REMEMBER_EVERY", -1.0)
+        url: str = request.getfixturevalue("valkey")
+        desks = [Desk(RedisStore(url, clock=clock), clock) for _ in range(2)]
+
+        def lose() -> None:
+            with redis.Redis.from_url(url) as client:
+                client.delete(f"bulkllm:limits:1:{{{desks[0].group}}}")
+
+    desks[1].group = desks[0].group
+    return desks, lose
+
+
+Lossy = tuple[list[Desk], Callable[[], None]]
+
+
+@pytest.mark.parametrize("meter", [RPM, Meter("rpm", "sliding", 60, whole=True)], ids=lambda meter: meter.kind)
+def test_whoever_remembers_brings_it_back(lossy: Lossy, meter: Meter) -> None:
+    (desk, _), lose = lossy
+    desk.meters = (meter,)
+    desk.claim("a", 50)
+    desk.claim("a", keep=10, spent=[("rpm", 40, 0.0)])
+    desk.store.close(desk.group, "p", 30)
+    lose()
+    assert desk.left() == 10
+    lease = desk.claim("b", 20)
+    assert lease.granted == {"rpm": 10}
+    view = desk.store.look(desk.group)
+    assert view.held == {"a": {"rpm": 10}, "b": {"rpm": 10}}
+    assert view.closed == {"p": pytest.approx(30)}
+    desk.wait(61)
+    assert desk.left() == 60
+
+
+@pytest.mark.parametrize("meter", [RPM, Meter("rpm", "sliding", 60, whole=True)], ids=lambda meter: meter.kind)
+def test_what_two_remember_is_missing_once(lossy: Lossy, meter: Meter) -> None:
+    (first, second), lose = lossy
+    first.meters = second.meters = (meter,)
+    first.claim("a", 30)
+    first.claim("a", spent=[("rpm", 30, 0.0)])
+    second.claim("b", 5)
+    lose()
+    assert first.claim("a", 10).left == {"rpm": 20}, "this one has not heard of the five"
+    assert second.claim("b", keep=5).left == {"rpm": 15}
+    assert first.claim("a", keep=10).left == {"rpm": 15}
+
+
+def test_what_one_remembers_is_missing_from_what_others_began_anew(lossy: Lossy) -> None:
+    (first, second), lose = lossy
+    first.claim("a", 50)
+    first.claim("a", spent=[("rpm", 50, 0.0)])
+    lose()
+    assert second.claim("b", 20).granted == {"rpm": 20}
+    second.claim("b", spent=[("rpm", 20, 0.0)])
+    assert first.claim("a", 1).granted == {}
+    assert first.left() == -10
+
+
+def test_a_store_whose_clock_is_another_one_now_takes_the_state_over(lossy: Lossy) -> None:
+    (desk, _), lose = lossy
+    desk.meters = (WINDOW,)
+    desk.claim("a", 6000)
+    desk.claim("a", keep=0, spent=[("tpm", 5000, 0.0)])
+    desk.claim("a", 1000)
+    desk.store.close(desk.group, "p", 30)
+    lose()
+    desk.wait(-10_000_000)
+    view = desk.store.look(desk.group)
+    assert view.left == {"tpm": 0}
+    assert view.held == {"a": {"tpm": 1000}}
+    assert view.closed == {"p": pytest.approx(30, abs=0.5)}
+    desk.claim("a", keep=1000)
+    desk.wait(4)
+    desk.claim("a", 1, keep=0)
+    assert desk.left() == pytest.approx(999)
+    desk.wait(57)
+    assert desk.left() == 6000
 
 
 # -- nonsense ----------------------------------------------------------------------------------------------------------

@@ -98,7 +98,9 @@ def test_the_file_is_the_user_s_own_and_in_the_state_directory(tmp_path: Path) -
 
 def test_the_journal_is_never_a_write_ahead_log(path: Path) -> None:
     SQLiteStore(path).lease("g", claim("a", 1))
-    assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() != ("wal",)
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA journal_mode").fetchone() != ("wal",)
+    db.close()
     assert not path.with_name(path.name + "-wal").exists()
 
 

@@ -61,7 +61,7 @@ class Account:
         self._spent: _Spent = {}
         self._reports: list[tuple[int, _Spent]] = []  # as claimed, and not known to be booked
         self._serial = 0
-        self._claimed: tuple[float, int] | None = None
+        self._claimed_at: float | None = None
 
     def held(self, key: str, now: float) -> float:
         """What may be spent now: 0 once the lease has run out."""
@@ -123,7 +123,7 @@ class Account:
             for (key, _), (amount, moment) in eldest.items():
                 self._note(key, amount, moment, second)
             self._reports = [(serial, second), *others]
-        self._claimed = (now, self._serial)
+        self._claimed_at = now
         kept = {} if leaving else dict(self._held)
         if not leaving:
             for key, amount in self._in_use.items():
@@ -141,12 +141,11 @@ class Account:
 
     def take_in(self, lease: Lease) -> None:
         """The store's answer to the last claim."""
-        if self._claimed is None:
+        if self._claimed_at is None:
             return
-        began, serial = self._claimed
-        self._claimed = None
-        self._reports = [report for report in self._reports if report[0] > serial]
-        self.expires_at = began + self.ttl
+        self._reports.clear()
+        self.expires_at = self._claimed_at + self.ttl
+        self._claimed_at = None
         for key, amount in lease.granted.items():
             self._held[key] = self._held.get(key, 0.0) + amount
 

@@ -91,14 +91,11 @@ class Gauge:
             return
         number = math.ceil(stamp / self.width)
         if self.kind == "bucket":
-            if (
-                stamp > self.at
-            ):  # the bucket as it was then; what came in since is not known to have been lost at its rim
+            if stamp > self.at:  # nothing was booked since: the bucket can be taken back to that moment
                 self.level = self.left(stamp)
                 self.at = stamp
             self.level = min(self.capacity, self.level - amount)
-        if amount > 0 or number in self.spent:  # what has left the memory is past correcting
-            self.spent[number] = max(0.0, self.spent.get(number, 0.0) + amount)
+        self.spent[number] = max(0.0, self.spent.get(number, 0.0) + amount)
 
     def correct(self, at_least: float | None, at_most: float | None, stamp: float, now: float) -> bool:
         """Move what is left into what a provider said of a moment; says whether this was news."""

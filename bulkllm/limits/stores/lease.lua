@@ -12,7 +12,7 @@ local SLICES = {bucket = 64, sliding = 128, slots = 1}
 local INF = math.huge
 
 local request = cjson.decode(ARGV[1])
-local state, now
+local state, now, owners
 
 -- shares.py ---------------------------------------------------------------------------------------------------------
 
@@ -120,9 +120,7 @@ local function spend(gauge, amount, stamp)
         end
         gauge.level = math.min(gauge.capacity, gauge.level - amount)
     end
-    if amount > 0 or gauge.spent[number] then
-        gauge.spent[number] = math.max(0, (gauge.spent[number] or 0) + amount)
-    end
+    gauge.spent[number] = math.max(0, (gauge.spent[number] or 0) + amount)
 end
 
 local function correct_bucket(gauge, at_least, at_most, stamp)
@@ -289,7 +287,7 @@ local function standing_of(key, tenant)
     if gauge.kind == 'slots' then return tenant.held[key] or 0 end
     local served, demand = tenant.served[key] or 0, asks_for(tenant, key)
     if demand and demand.waiting then return served end
-    return math.max(served, gauge.top - gauge.quota / gauge.period * DEMAND_LASTS)
+    return math.max(served, gauge.top - gauge.quota / gauge.period * DEMAND_LASTS / owners)
 end
 
 local function rivals_of(key, tenant, seen)
@@ -502,6 +500,8 @@ function DO.lease(claim)
         return {{}, '0', {}, '0', pairs_of(left_of(claim.meters)), 0, {}}
     end
     tenant['until'] = now + claim.ttl
+    owners = 0
+    for _ in pairs(state.tenants) do owners = owners + 1 end
     local closed = 0
     for _, meter in ipairs(claim.meters) do
         if (claim.want[meter.key] or 0) > 0 or (claim.least[meter.key] or 0) > 0 then

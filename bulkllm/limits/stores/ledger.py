@@ -277,7 +277,7 @@ class Ledger:
     # -- who asks --------------------------------------------------------------------------------------------
 
     def _standing(self, key: str, tenant: Tenant, now: float) -> float:
-        """How much an owner had. Who did not wait has no old claims: it stands a moment's quota behind the first."""
+        """How much an owner had. Who did not wait has no old claims, but to its share of the last moment."""
         gauge = self.gauges[key]
         if gauge.kind == "slots":
             return tenant.held.get(key, 0.0)
@@ -285,7 +285,7 @@ class Ledger:
         demand = tenant.demands.get(key)
         if demand is not None and demand.until > now and demand.waiting:
             return served
-        return max(served, gauge.top - gauge.quota / gauge.period * DEMAND_LASTS)
+        return max(served, gauge.top - gauge.quota / gauge.period * DEMAND_LASTS / len(self.tenants))
 
     def _rivals(self, key: str, tenant: Tenant, now: float, seen: set[str]) -> list[Rival]:
         """All others who ask for a meter; their names are added to those seen."""
@@ -384,9 +384,8 @@ def _hint(ask: _Ask, amount: float) -> float:
     """When to ask again: when those before are served too, or soon after it would be one's turn without them."""
     rest = ask.want - amount
     missing = min(rest, ask.least or rest, ask.gauge.capacity) - (ask.free - amount)
-    spent = (
-        ask.gauge.left(ask.now) - ask.held - amount
-    )  # supposing that the owner spends what it holds, and nobody else
+    # Supposing that the owner spends what it holds, and nobody else does.
+    spent = ask.gauge.left(ask.now) - ask.held - amount
     if ask.gauge.kind == "bucket" and spent + missing > ask.gauge.capacity + ask.gauge.slack:
         return LOOK_AGAIN  # it is full, but for what others hold
     in_line = ask.gauge.wait(missing + ask.reserved, ask.now)

@@ -156,9 +156,7 @@ class RedisStore(Store):
 
     # -- talking to the server -------------------------------------------------------------------------------
 
-    def _do(
-        self, group: str, verb: str, what: Mapping[str, object], remember_every: float = _REMEMBER_EVERY
-    ) -> list[Any]:
+    def _do(self, group: str, verb: str, what: Mapping[str, object], remember_every: float = 0.0) -> list[Any]:
         with self._lock:
             memory = self._memories.get(group)
         if memory is not None and time.monotonic() - memory.at > memory.matters_for:
@@ -168,7 +166,7 @@ class RedisStore(Store):
             "verb": verb,
             verb: what,
             "new_epoch": secrets.token_hex(8),
-            "remember": memory is None or now - memory.at > remember_every,
+            "remember": memory is None or now - memory.at >= remember_every,
         }
         if self._clock is not None:
             request["clock"] = self._clock()

@@ -97,6 +97,12 @@ class SQLiteStore(LedgerStore):
                 os.close(self._lock)
                 self._lock = -1
 
+    def __del__(self) -> None:
+        if getattr(self, "_db", None) is not None:  # nobody else can be using it any more
+            self._close_database()
+        if getattr(self, "_lock", -1) >= 0:
+            os.close(self._lock)
+
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self.path)!r})"
 
