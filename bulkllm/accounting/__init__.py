@@ -7,8 +7,9 @@ LiteLLM is asked for prices only, and late.
 
 from __future__ import annotations
 
-from .budget import Amount, Budget, Hold
+from .budget import Budget, active_budgets, in_order
 from .cost import Price, cost_of
+from .hold import Amount, Hold
 from .record import UsageRecord, public_endpoint
 from .sketch import Quantiles
 from .totals import Totals
@@ -25,8 +26,10 @@ __all__ = [
     "Usage",
     "UsageRecord",
     "UsageTracker",
+    "active_budgets",
     "active_trackers",
     "cost_of",
+    "in_order",
     "public_endpoint",
     "publish",
 ]

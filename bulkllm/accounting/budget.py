@@ -1,8 +1,9 @@
 """A budget: money, tokens or requests that calls may use, and no more.
 
-A call holds an estimate while it is under way and spends what it really used when it is over. While the money that
-other calls hold could still come free, a call waits, first come, first served; when what is spent leaves no room for
-it, it is not made. So calls in flight overshoot by no more than their own estimates were wrong.
+What may live here: the books of a budget, who waits for room in it, and the scopes in which it is active. A call holds
+an estimate while it is under way and spends what it really used when it is over. While the money that other calls
+hold could still come free, a call waits, first come, first served; when what is spent leaves no room for it, it is
+not made. So calls in flight overshoot by no more than their own estimates were wrong.
 """
 
 from __future__ import annotations
@@ -10,46 +11,34 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
+from itertools import count
 from types import TracebackType
-from typing import Final, Literal, NamedTuple, Protocol, Self
+from typing import Literal, Self
 
 from .._mailbox import Mailbox
-from .._waiters import TaskWaiter, ThreadWaiter
-from ..errors import BudgetExceeded, ConfigError
+from ..errors import BudgetExceeded, ConfigError, LimitTimeout
+from .hold import ADDED, HELD, NOTHING, OVER, REFUSED, Amount, Entry, Hold, Waiter
 
 Unpriced = Literal["error", "free"]
 
-_WAITING: Final = 0
-_HELD: Final = 1
-_REFUSED: Final = 2
-_OVER: Final = 3
-
-
-class Amount(NamedTuple):
-    """What a call takes of a budget: US dollars, tokens, requests."""
-
-    cost: float = 0.0
-    tokens: float = 0.0
-    requests: float = 1.0
-
-
-class _Waiter(Protocol):
-    def wake(self) -> bool: ...
-
-
-class _Entry:
-    """One call's place in a budget's books; only the budget changes it."""
-
-    __slots__ = ("amount", "state", "waiter")
-
-    def __init__(self, amount: Amount) -> None:
-        self.amount = amount
-        self.state = _WAITING
-        self.waiter: _Waiter | None = None
+_active: ContextVar[tuple[Budget, ...]] = ContextVar("bulkllm_active_budgets", default=())
+_serials = count()
 
 
 class Budget:
-    """What calls may use in all. One budget may be shared by clients, threads and event loops.
+    """What calls may use in all: of a client, of a run, or of a scope.
+
+    ``Client(budget=...)`` bounds a client's calls and ``run(..., budget=...)`` a run's. ``with budget:`` or
+    ``async with budget:`` bounds the calls made inside, in tasks and in ``asyncio.to_thread`` too; a thread that does
+    not inherit its starter's context enters the budget itself. A call for which several budgets hold needs room in
+    each. One budget may be shared by clients, scopes, threads and event loops.
+
+    How far it may be passed: a call that bounds its answer (``max_tokens``) holds its bound, and is made only if that
+    fits, so such calls pass the budget by no more than the input tokens of those under way were underestimated. A
+    call without a bound holds one and a half times the longest answer of late (before there was any, the longest that
+    its model gives), and if that is more than there is, it goes alone; so the budget may be passed by what one
+    answer is longer than all before it.
 
     Args:
         max_cost: US dollars.
@@ -82,11 +71,14 @@ class Budget:
         self.max_requests = max_requests
         self.unpriced = unpriced
         self._most = Amount(*(math.inf if value is None else value for value in given.values()))
-        self._spent = Amount(0.0, 0.0, 0.0)
-        self._held = Amount(0.0, 0.0, 0.0)
-        self._queue: deque[_Entry] = deque()
-        self._woken: list[_Entry] = []
-        self._mailbox: Mailbox[tuple[_Entry, Amount]] = Mailbox(self._settled)
+        self._spent = NOTHING
+        self._held = NOTHING
+        self._under_way = 0
+        self._queue: deque[Entry] = deque()
+        self._woken: list[Entry] = []
+        self._mailbox: Mailbox[tuple[Entry, Amount]] = Mailbox(self._settled)
+        self._sources: dict[str, Amount] = {}
+        self._serial = next(_serials)
 
     # -- what users see --------------------------------------------------------------------------------------
 
@@ -102,15 +94,67 @@ class Budget:
         with self._mailbox:
             return self._held
 
+    @property
+    def remaining(self) -> Amount:
+        """What is neither spent nor held; infinite where there is no maximum."""
+        with self._mailbox:
+            return Amount(*(max(0.0, most - own) for most, own in zip(self._most, self._taken(), strict=True)))
+
     def add(self, cost: float = 0.0, tokens: float = 0.0, requests: float = 0.0) -> None:
         """Count what was used elsewhere: by an earlier run, say."""
-        entry = _Entry(Amount(0.0, 0.0, 0.0))
-        entry.state = _HELD
-        self._post(entry, Amount(cost, tokens, requests))
+        self._post(Entry(NOTHING, NOTHING, ADDED), Amount(cost, tokens, requests))
 
-    def hold(self, cost: float = 0.0, tokens: float = 0.0) -> Hold:
-        """An estimate of one call to hold, with ``with`` or ``async with``; nothing is held before it is entered."""
-        return Hold(self, Amount(cost, tokens, 1.0))
+    def carry(self, source: str, amount: Amount, *, counted: bool = False) -> None:
+        """Count what a source, such as a results file, has used in all; what was counted of it before is not added.
+
+        Args:
+            source: its name.
+            amount: all that it has used until now.
+            counted: all of it is counted already, by the calls themselves; it is only noted.
+        """
+        with self._mailbox:
+            known = self._sources.get(source, NOTHING)
+            self._sources[source] = Amount(*map(max, known, amount))
+        if not counted:
+            self.add(*(max(0.0, now - before) for now, before in zip(amount, known, strict=True)))
+
+    def hold(
+        self, cost: float = 0.0, tokens: float = 0.0, requests: float = 1.0, *, likely: Amount | None = None
+    ) -> Hold:
+        """An estimate of one call to hold, with ``with`` or ``async with``; nothing is held before it is entered.
+
+        Args:
+            cost: US dollars that it may take at the most.
+            tokens: tokens likewise.
+            requests: 1, or 0 for a further attempt of a call that is counted already.
+            likely: what it will probably take, where the most is far from it: if the most does not fit, it still
+                goes when nothing else is under way and this fits.
+        """
+        return Hold(self, Amount(cost, tokens, requests), likely)
+
+    # -- scopes ----------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        _active.set((*_active.get(), self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Not by a token: two tasks may be inside one budget and leave in any order.
+        budgets = _active.get()
+        for place in reversed(range(len(budgets))):
+            if budgets[place] is self:
+                _active.set(budgets[:place] + budgets[place + 1 :])
+                return
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
 
     def __repr__(self) -> str:
         given = [f"{name}={value:g}" for name, value in zip(("max_cost", "max_tokens", "max_requests"), self._most,
@@ -119,50 +163,56 @@ class Budget:
 
     # -- the books -------------------------------------------------------------------------------------------
 
-    def _enter(self, amount: Amount, make_waiter: Callable[[], _Waiter]) -> _Entry:
-        entry = _Entry(amount)
+    def _enter(self, entry: Entry, make_waiter: Callable[[], Waiter]) -> None:
         with self._mailbox:
-            if not self._queue and self._fits(self._held, amount):
+            if not self._queue and self._may_go(entry):
                 self._grant(entry)
-            elif not self._fits(Amount(0.0, 0.0, 0.0), amount):
-                entry.state = _REFUSED
+            elif not self._fits(NOTHING, entry.likely):
+                entry.state = REFUSED
             else:
                 entry.waiter = make_waiter()
                 self._queue.append(entry)
         self._wake()
-        return entry
 
-    def _post(self, entry: _Entry, used: Amount) -> None:
+    def _post(self, entry: Entry, used: Amount) -> None:
         """A call is over. Never waits; safe in a finaliser."""
         self._mailbox.post((entry, used))
         self._wake()
 
-    def _settled(self, news: tuple[_Entry, Amount]) -> None:
+    def _settled(self, news: tuple[Entry, Amount]) -> None:
         """With the lock: take a finished call in, and see who may go now."""
         entry, used = news
-        if entry.state == _HELD:
-            self._held = Amount(*(held - own for held, own in zip(self._held, entry.amount, strict=True)))
+        if entry.state == HELD:
+            self._under_way -= 1
+            left = (held - own for held, own in zip(self._held, entry.amount, strict=True))
+            self._held = Amount(*left) if self._under_way else NOTHING  # or roundings would add up
+        if entry.state in (HELD, ADDED):
             self._spent = Amount(*(spent + own for spent, own in zip(self._spent, used, strict=True)))
-        entry.state = _OVER
+        entry.state = OVER
         queue = self._queue
         while queue:
             head = queue[0]
-            if head.state == _OVER:  # whoever it was has left
+            if head.state == OVER:  # whoever it was has left
                 queue.popleft()
-            elif self._fits(self._held, head.amount):
+            elif self._may_go(head):
                 queue.popleft()
                 self._grant(head)
                 self._woken.append(head)
-            elif not self._fits(Amount(0.0, 0.0, 0.0), head.amount):
+            elif not self._fits(NOTHING, head.likely):
                 queue.popleft()
-                head.state = _REFUSED
+                head.state = REFUSED
                 self._woken.append(head)
             else:
                 break
 
-    def _grant(self, entry: _Entry) -> None:
-        entry.state = _HELD
+    def _grant(self, entry: Entry) -> None:
+        entry.state = HELD
+        self._under_way += 1
         self._held = Amount(*(held + own for held, own in zip(self._held, entry.amount, strict=True)))
+
+    def _may_go(self, entry: Entry) -> bool:
+        """Whether there is room: for the most that it may take or, for one call alone, for what it probably takes."""
+        return self._fits(self._held, entry.amount) or (not self._under_way and self._fits(NOTHING, entry.likely))
 
     def _fits(self, held: Amount, amount: Amount) -> bool:
         """Whether an amount fits beside what is spent and what is held."""
@@ -170,6 +220,9 @@ class Budget:
             spent + other + own <= most * (1 + 1e-12)  # sums of cents in binary
             for spent, other, own, most in zip(self._spent, held, amount, self._most, strict=True)
         )
+
+    def _taken(self) -> tuple[float, ...]:
+        return tuple(spent + held for spent, held in zip(self._spent, self._held, strict=True))
 
     def _wake(self) -> None:
         """Without the lock: tell those whose turn came."""
@@ -179,100 +232,36 @@ class Budget:
             except IndexError:  # another thread was quicker
                 return
             if entry.waiter is not None and not entry.waiter.wake():
-                self._mailbox.post((entry, Amount(0.0, 0.0, 0.0)))
+                self._mailbox.post((entry, NOTHING))
 
     def _refusal(self, amount: Amount) -> BudgetExceeded:
-        parts = []
-        for name, unit, most, spent, own in zip(
-            Amount._fields, ("$", "", ""), self._most, self._spent, amount, strict=True
-        ):
-            if spent + own > most:
-                parts.append(f"{name}: {unit}{spent:g} of {unit}{most:g} is spent, the call may take {unit}{own:g}")
+        parts = [
+            f"{name}: {unit}{spent:g} of {unit}{most:g} is spent, the call may take {unit}{own:g}"
+            for name, unit, most, spent, own in self._figures(amount)
+            if spent + own > most
+        ]
         return BudgetExceeded(
             f"the call would break the budget ({'; '.join(parts)}); it was not made. Raise the budget to go on"
         )
 
+    def _timeout(self, amount: Amount, seconds: float) -> LimitTimeout:
+        parts = [
+            f"{name}: {unit}{spent:g} of {unit}{most:g} is spent and more is held by calls under way, "
+            f"the call may take {unit}{own:g}"
+            for name, unit, most, spent, own in self._figures(amount)
+            if most < math.inf
+        ]
+        return LimitTimeout(f"no room came free in the budget within {seconds:g} s ({'; '.join(parts)})")
 
-class Hold:
-    """One call's estimate, held while it is under way.
+    def _figures(self, amount: Amount) -> list[tuple[str, str, float, float, float]]:
+        return list(zip(Amount._fields, ("$", "", ""), self._most, self._spent, amount, strict=True))
 
-    Settling never waits; once settled, further calls change nothing. A hold that is dropped counts as spent whole: the
-    call may have been paid.
-    """
 
-    __slots__ = ("__weakref__", "_amount", "_budget", "_entry")
+def active_budgets() -> tuple[Budget, ...]:
+    """The budgets whose scopes this code runs in, each once."""
+    return tuple(dict.fromkeys(_active.get()))
 
-    def __init__(self, budget: Budget, amount: Amount) -> None:
-        self._budget = budget
-        self._amount = amount
-        self._entry: _Entry | None = None
 
-    def acquire(self) -> Self:
-        """Wait in this thread until there is room.
-
-        Raises:
-            BudgetExceeded: there is none, and none will come free.
-        """
-        entry = self._entry = self._budget._enter(self._amount, ThreadWaiter)
-        if isinstance(entry.waiter, ThreadWaiter):
-            try:
-                entry.waiter.gate.acquire()
-            except BaseException:
-                self.refund()
-                raise
-        return self._begin(entry)
-
-    async def aacquire(self) -> Self:
-        """Wait in this task until there is room. Raises as :meth:`acquire` does."""
-        entry = self._entry = self._budget._enter(self._amount, TaskWaiter)
-        if isinstance(entry.waiter, TaskWaiter):
-            try:
-                await entry.waiter.future
-            except BaseException:
-                self.refund()
-                raise
-        return self._begin(entry)
-
-    def _begin(self, entry: _Entry) -> Self:
-        if entry.state != _HELD:
-            self._entry = None
-            raise self._budget._refusal(self._amount)
-        return self
-
-    def settle(self, cost: float | None = None, tokens: float | None = None) -> None:
-        """Spend what the call really used; what is not given (an unknown charge) counts as estimated."""
-        self._settle(
-            Amount(self._amount.cost if cost is None else cost, self._amount.tokens if tokens is None else tokens, 1.0)
-        )
-
-    def refund(self) -> None:
-        """The call was not made: nothing is spent."""
-        self._settle(Amount(0.0, 0.0, 0.0))
-
-    def _settle(self, used: Amount) -> None:
-        entry = self._entry
-        if entry is not None:
-            self._entry = None
-            self._budget._post(entry, used)
-
-    def __enter__(self) -> Self:
-        self.acquire()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.settle()
-
-    async def __aenter__(self) -> Self:
-        await self.aacquire()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.settle()
-
-    def __del__(self) -> None:
-        if self._entry is not None:
-            self.settle()
+def in_order(*budgets: Budget) -> tuple[Budget, ...]:
+    """Each once, and in the order in which all callers hold them: or two could wait for each other for ever."""
+    return tuple(sorted(dict.fromkeys(budgets), key=lambda budget: budget._serial))

@@ -45,11 +45,11 @@ class UsageRecord:
     """The base URL asked, without credentials, query and fragment."""
     usage: Usage = field(default_factory=Usage)
     cost: float | None = None
-    """What the call cost; None = not known, never a guess. A cache hit costs 0."""
+    """What is known to be charged for the call; None = not known, never a guess. A cache hit costs 0."""
     cost_note: str | None = None
     """Why the cost is not known."""
     saved: float | None = None
-    """For a cache hit: what the answer cost when it was paid for."""
+    """For a cache hit: what the answer cost when it was paid for. For embeddings that were known in part: that part."""
     cached: bool = False
     """Whether our cache, or LiteLLM's, answered in the provider's place."""
     outcome: str = "ok"
@@ -59,16 +59,20 @@ class UsageRecord:
     time_to_first_token: float | None = None
     """For a stream: seconds from sending to the first chunk."""
     waited: float = 0.0
-    """Seconds spent waiting for limits."""
+    """Seconds spent waiting for limits and for room in a budget."""
     attempts: int = 1
     """Requests sent to the provider; 0 for a cache hit and for a call that was never sent."""
+    refused: int = 0
+    """Those among them that the provider turned away for its limits (429)."""
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     started_at: datetime = field(default_factory=_now)
     """When the call began, with its time zone."""
     estimated: bool = False
     """The tokens are an estimate: the provider told none."""
     charge_unknown: bool = False
-    """The call was sent and then given up: whether it is charged is not known."""
+    """An attempt was sent and then timed out, broke off or was given up: whether it is charged is not known."""
+    uncertain_cost: float | None = 0.0
+    """What such attempts were expected to cost: it may be charged besides ``cost``. None = not known."""
 
     def __post_init__(self) -> None:
         if self.endpoint is not None:
@@ -209,10 +213,12 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "time_to_first_token": _MAYBE_NUMBER,
     "waited": _SECONDS,
     "attempts": (int,),
+    "refused": (int,),
     "tags": (Mapping,),
     "started_at": _TEXT,
     "estimated": (bool,),
     "charge_unknown": (bool,),
+    "uncertain_cost": _MAYBE_NUMBER,
 }
 
 

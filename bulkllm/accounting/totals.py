@@ -29,8 +29,9 @@ _CALLS = (
     "charge_unknown",
     "contradictory",
     "attempts",
+    "refused",
 )
-_MONEY_AND_TIME = ("_cost", "_saved", "_waited")
+_MONEY_AND_TIME = ("_cost", "_saved", "_uncertain_cost", "_waited")
 _SKETCHES = ("latency", "time_to_first_token", "input_per_call", "output_per_call", "cost_per_call")
 _SUMS = (*_CALLS, *TOKENS, *_MONEY_AND_TIME)
 _of_tokens = attrgetter(*TOKENS)
@@ -52,9 +53,10 @@ class Totals:
         cancelled: calls that were given up.
         unpriced: calls whose cost is not known; they are not in ``cost``.
         estimated: calls whose tokens are an estimate.
-        charge_unknown: calls that were sent and then given up.
+        charge_unknown: calls of which an attempt may have been charged without anybody knowing.
         contradictory: calls for which the provider's numbers contradict each other.
         attempts: requests sent to providers.
+        refused: those among them that were turned away for a limit (429).
         latency: seconds of the last attempt, over calls that were sent.
         time_to_first_token: seconds to the first chunk, over streams that were sent.
         input_per_call: input tokens, over calls that were sent and used any tokens.
@@ -75,6 +77,7 @@ class Totals:
     charge_unknown: int
     contradictory: int
     attempts: int
+    refused: int
     input_tokens: int
     output_tokens: int
     cache_read_tokens: int
@@ -88,6 +91,7 @@ class Totals:
     unexplained_tokens: int
     _cost: int
     _saved: int
+    _uncertain_cost: int
     _waited: int
     latency: Quantiles
     time_to_first_token: Quantiles
@@ -112,8 +116,13 @@ class Totals:
         return self._saved / EXACT
 
     @property
+    def uncertain_cost(self) -> float:
+        """US dollars that may be charged besides ``cost``, for attempts of which nobody knows: an estimate."""
+        return self._uncertain_cost / EXACT
+
+    @property
     def waited(self) -> float:
-        """Seconds spent waiting for limits, over all calls."""
+        """Seconds spent waiting for limits and budgets, over all calls."""
         return self._waited / EXACT
 
     @property
@@ -141,9 +150,13 @@ class Totals:
             self.estimated += 1
         if record.charge_unknown:
             self.charge_unknown += 1
+            if record.uncertain_cost:
+                self._uncertain_cost += int(record.uncertain_cost * EXACT)
         if usage.contradictory:
             self.contradictory += 1
         self.attempts += attempts
+        if record.refused:
+            self.refused += record.refused
         used_input, used_output = usage.input_tokens, usage.output_tokens
         self.input_tokens += used_input
         self.output_tokens += used_output
@@ -161,10 +174,10 @@ class Totals:
             self.cost_per_call.add(cost)
         if record.waited:
             self._waited += int(record.waited * EXACT)
+        if record.saved:  # also by a call whose answer was known in part
+            self._saved += int(record.saved * EXACT)
         if record.cached:
             self.cached += 1
-            if record.saved:
-                self._saved += int(record.saved * EXACT)
         elif attempts:
             self.latency.add(record.latency)
             if record.time_to_first_token is not None:
@@ -196,7 +209,7 @@ class Totals:
         """The sums, and the quantiles' main figures; fit for JSON."""
         told: dict[str, Any] = {name: getattr(self, name) for name in (*_CALLS, *TOKENS)}
         told["total_tokens"] = self.total_tokens
-        told |= {"cost": self.cost, "saved": self.saved, "waited": self.waited}
+        told |= {name[1:]: getattr(self, name[1:]) for name in _MONEY_AND_TIME}
         for name in _SKETCHES:
             sketch: Quantiles = getattr(self, name)
             told[name] = {
@@ -221,7 +234,7 @@ class Totals:
             for name in (*_CALLS, *TOKENS):
                 setattr(totals, name, int(state.get(name, 0)))
             for name in _MONEY_AND_TIME:
-                setattr(totals, name, int(state[name[1:]], 16))
+                setattr(totals, name, int(state.get(name[1:], "0"), 16))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"not the totals of a tracker: {type(error).__name__}: {error}") from error
         for name in _SKETCHES:
@@ -246,6 +259,7 @@ def sound(record: UsageRecord) -> UsageRecord:
         AttributeError: it is no record.
     """
     usage, cost, saved, first = record.usage, record.cost, record.saved, record.time_to_first_token
+    uncertain = record.uncertain_cost
     try:
         if (
             # Adding a float shows, besides, that each is of a kind that goes with floats.
@@ -254,7 +268,9 @@ def sound(record: UsageRecord) -> UsageRecord:
             and (cost is None or 0.0 <= cost + 0.0 <= LARGEST)
             and (saved is None or 0.0 <= saved + 0.0 <= LARGEST)
             and (first is None or 0.0 <= first + 0.0 <= LARGEST)
+            and (uncertain is None or 0.0 <= uncertain + 0.0 <= LARGEST)
             and record.attempts >= 0
+            and record.refused >= 0
             and 0 <= usage.input_tokens <= LARGEST
             and 0 <= usage.output_tokens <= LARGEST
         ):
@@ -283,6 +299,8 @@ def _mended(record: UsageRecord) -> UsageRecord:
         saved=amount(record.saved),
         time_to_first_token=amount(record.time_to_first_token),
         attempts=whole(record.attempts),
+        refused=whole(record.refused),
+        uncertain_cost=amount(record.uncertain_cost),
         usage=replace(
             usage, input_tokens=whole(usage.input_tokens), output_tokens=whole(usage.output_tokens), contradictory=True
         ),

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from bulkllm.accounting.budget import Amount, Budget, Hold
+from bulkllm.accounting import Amount, Budget, Hold
 from bulkllm.errors import BudgetExceeded, ConfigError
 
 
