@@ -33,10 +33,13 @@ if TYPE_CHECKING:
         ConfigError,
         ImpossibleRequest,
         IncompatibleLiteLLM,
+        InvalidAnswer,
         LimitError,
         LimitTimeout,
         RequestFileError,
+        RowFailed,
         RunLocked,
+        RunStopped,
     )
     from .limits import LimitStatus, RateLimit, RateLimiter, Reservation
     from .models import LLMConfig, ModelInfo
@@ -53,6 +56,7 @@ __all__ = [
     "ConfigError",
     "ImpossibleRequest",
     "IncompatibleLiteLLM",
+    "InvalidAnswer",
     "LLMConfig",
     "LimitError",
     "LimitStatus",
@@ -65,8 +69,10 @@ __all__ = [
     "Reservation",
     "ResultRow",
     "RetryPolicy",
+    "RowFailed",
     "RunLocked",
     "RunResult",
+    "RunStopped",
     "Usage",
     "UsageRecord",
     "UsageTracker",
@@ -97,7 +103,7 @@ _HOMES = {
     ),
     "errors": (
         "BudgetExceeded", "BulkLLMError", "CacheError", "ConfigError", "ImpossibleRequest", "IncompatibleLiteLLM",
-        "LimitError", "LimitTimeout", "RequestFileError", "RunLocked",
+        "InvalidAnswer", "LimitError", "LimitTimeout", "RequestFileError", "RowFailed", "RunLocked", "RunStopped",
     ),
     "limits": ("LimitStatus", "RateLimit", "RateLimiter", "Reservation"),
     "models": ("LLMConfig", "ModelInfo"),

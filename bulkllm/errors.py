@@ -10,7 +10,10 @@
     ├── BudgetExceeded          the call would break the budget, and was not made
     ├── CacheError              the cache cannot be used as asked
     ├── RequestFileError        a request file is malformed: file, line, column, what was expected
-    └── RunLocked               another run is writing to the same results file
+    ├── RunLocked               another run is writing to the same results file
+    ├── RunStopped              a bulk run ended before its input did: what stopped it, and the cure
+    ├── RowFailed               a row of a bulk run failed, and none was to fail
+    └── InvalidAnswer           an answer is not what `response_format` or `validate` asks for
 
 A provider's own errors are LiteLLM's exceptions and are raised as they are. No text in here ever holds a key,
 a prompt or a completion.
@@ -87,6 +90,35 @@ class RequestFileError(BulkLLMError, ValueError):
 
 class RunLocked(BulkLLMError):
     """Another run is writing to the same results file."""
+
+
+class RunStopped(BulkLLMError):
+    """A bulk run ended before its input did; the rows left undone are done by running the same again."""
+
+
+class RowFailed(BulkLLMError):
+    """A row of a bulk run failed, and the run was told that none may (``on_error="raise"``).
+
+    Attributes:
+        index: the row's position in the input, from 0.
+        code: the name of the class of the error that it failed with.
+    """
+
+    def __init__(self, text: str, *, index: int, code: str) -> None:
+        super().__init__(text)
+        self.index = index
+        self.code = code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_row_failed, (str(self), self.index, self.code)
+
+
+class InvalidAnswer(BulkLLMError):
+    """An answer is not what ``response_format`` or ``validate`` asks for, however often the model was told."""
+
+
+def _rebuild_row_failed(text: str, index: int, code: str) -> RowFailed:
+    return RowFailed(text, index=index, code=code)
 
 
 def _rebuild_request_file_error(

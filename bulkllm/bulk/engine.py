@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 from ..accounting import UsageRecord
 from ..calls import record_of_error
+from ..errors import RunStopped
 from .intake import BadRow, Intake, Item, Met, PoolName, Waiting
 from .keytable import KeyTable
 from .pools import Pool
@@ -28,7 +29,7 @@ from .request import BulkRequest, secrets_of
 from .resting import at_rest
 from .result import ResultRow, RowError
 from .sources import Indexed, Streamed
-from .verdict import Verdict, judge
+from .verdict import ASK_AGAIN, Verdict, judge
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Engine:
         self._room = asyncio.Event()
         self._waiting = 0  # rows of a stream that wait in memory
         self._stopped: list[str] = []
+        self._cancelled = 0  # rows whose task somebody else has cancelled
         self.error: BaseException | None = None
         self.halting = False
         self.active = 0
@@ -98,6 +100,8 @@ class Engine:
     def stopped(self) -> str | None:
         """What was stopped and what is to be done, or None."""
         reasons = [*self._stopped, *([self._recorder.trouble] if self._recorder.trouble else [])]
+        if self._cancelled:
+            reasons.append(f"{self._cancelled} rows were cancelled by somebody outside the run, {ASK_AGAIN}")
         return "; ".join(reasons) or None
 
     async def ask_scanned(self, source: Indexed, lines: Mapping[PoolName, Waiting]) -> None:
@@ -188,8 +192,10 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - the source is the user's: the rows in flight end, then it is raised
             self.fail(error)
 
-    def _feeder_over(self, task: asyncio.Task[None]) -> None:  # noqa: ARG002 - the shape of a callback
+    def _feeder_over(self, task: asyncio.Task[None]) -> None:
         self._feeder = None
+        if not self.halting:
+            self._must_have_ended(task, "reading the requests")
         self._look_whether_over()
 
     async def _queue(self, met: Met) -> None:
@@ -218,6 +224,7 @@ class Engine:
         except asyncio.CancelledError:
             if asyncio.current_task() not in self._given_up:
                 logger.warning("row %d was cancelled by somebody else; it stays undone", item.index + 1)
+                self._cancelled += 1
             raise
         except Exception as error:  # noqa: BLE001 - ours or the user's on_result: the rows in flight end, then it is raised
             self.fail(error)
@@ -225,6 +232,8 @@ class Engine:
     def _row_over(self, pool: Pool, task: asyncio.Task[None]) -> None:
         del self._rows[task]
         self._given_up.discard(task)
+        if not task.cancelled():
+            self._must_have_ended(task, "asking a row")
         pool.active -= 1
         self.active -= 1
         self._room.set()
@@ -239,7 +248,9 @@ class Engine:
         record: UsageRecord | None = None
         try:
             response, record = await self._answer(item)
-        except Exception as problem:  # noqa: BLE001 - a row's failure is the row's: it is recorded in it
+        except (Exception, asyncio.CancelledError) as problem:  # a row's failure is the row's: it is recorded in it
+            if isinstance(problem, asyncio.CancelledError) and _cancelled_from_outside():
+                raise
             logger.info("row %d failed: %s", item.index + 1, type(problem).__name__)
             verdict = judge(problem)
             error = _row_error(problem, verdict, item)
@@ -300,6 +311,13 @@ class Engine:
             self._given_up.add(task)
             task.cancel()
 
+    def _must_have_ended(self, task: asyncio.Task[None], what: str) -> None:
+        """A task that did not come to its own end must not look as if the input had ended there."""
+        if task.cancelled():
+            self.fail(RunStopped(f"{what} was cancelled by somebody outside the run, {ASK_AGAIN}"))
+        elif (error := task.exception()) is not None:
+            self.fail(error)
+
     def _look_whether_over(self) -> None:
         if self.active or self._feeder is not None:
             return
@@ -307,6 +325,13 @@ class Engine:
             self._over.set()
 
 
-def _row_error(problem: Exception, verdict: Verdict, item: Item) -> RowError:
+def _cancelled_from_outside() -> bool:
+    """Whether this task was told to end. If not, then something that the call waited for was cancelled below it."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _row_error(problem: BaseException, verdict: Verdict, item: Item) -> RowError:
     secrets = () if isinstance(item, BadRow) else secrets_of(item.body)
-    return RowError(type(problem).__name__, redact(str(problem), secrets), verdict.status)
+    text = str(problem) or "it was cancelled from within: something that the call waited for was given up"
+    return RowError(type(problem).__name__, redact(text, secrets), verdict.status)

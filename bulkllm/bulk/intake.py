@@ -314,6 +314,7 @@ def scan(source: Indexed, intake: Intake, *, limit: int | None, stop: Callable[[
         met = intake.meet(raw)
         if met is not None:
             pools.setdefault(met.pool, Waiting()).append(met.slot, raw.place, raw.line)
+    source.verify()  # a file that grew while it was read would look as if it ended there
     if whole:
         intake.all_met()
     return pools

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .. import models
 from ..accounting import UsageTracker
 from ..errors import ConfigError
 from .engine import Call, Emit, Engine
@@ -26,6 +27,7 @@ from .request import Shaper
 from .result import ResultRow, RunResult
 from .sources import Indexed, Requests, Streamed, files_of, open_source
 from .template import prompt_template
+from .verdict import ASK_AGAIN
 
 Value = TypeVar("Value")
 
@@ -85,12 +87,12 @@ class Job:
         emit: Emit | None,
         keep: bool,
     ) -> None:
-        model, options = _from_preset(settings.model, options)
+        model, options, system = _from_preset(settings.model, options)
         self._shaper = Shaper(
             model=model,
             options=options,
             endpoint=settings.endpoint,
-            system=settings.system,
+            system=system if settings.system is None else settings.system,
             template=None if settings.prompt is None else prompt_template(settings.prompt),
         )
         self._settings = settings
@@ -163,7 +165,7 @@ class Job:
             ok=progress.ok,
             failed=progress.failed,
             skipped=progress.skipped,
-            stopped=engine.stopped,
+            stopped=engine.stopped or self._unexplained(parts, progress),
             interrupted=self._interrupts > 0,
             usage=self._usage,
             spent_before=0.0 if parts.journal is None else parts.journal.cost,
@@ -171,6 +173,13 @@ class Job:
             _rows=sorted(self._kept, key=lambda row: row.index),
             _table=None if parts.journal is None else self._table,
         )
+
+    def _unexplained(self, parts: _Parts, progress: Progress) -> str | None:
+        """Rows that nobody has accounted for: there should be none, and if there are, the run does not look whole."""
+        undone = parts.intake.total - progress.done
+        if undone == 0 or self._interrupts:
+            return None
+        return f"{undone} rows were left undone for a reason that is not known, {ASK_AGAIN}"
 
     async def _ask(self, parts: _Parts, lines: dict[PoolName, Waiting], speed: Speed) -> bool:
         """Ask all rows; whether the whole input was seen."""
@@ -293,10 +302,16 @@ class Job:
             raise
 
 
-def _from_preset(model: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
-    """A preset in place of a name gives options too; what the run says itself goes before them."""
-    keywords = getattr(model, "completion_kwargs", None)
-    if keywords is None:
-        return model, options
-    merged = {**keywords(), **options}
-    return merged.pop("model"), merged
+def _from_preset(model: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], str | None]:
+    """A preset, or its slug, in place of a name gives options and a system prompt too.
+
+    What the run says itself goes before them. They are looked up here and not in each call, so that rows are known to
+    have changed when the preset has.
+    """
+    if isinstance(model, str):
+        meant = models.registry().called(model, options)
+        model = model if isinstance(meant, str) else meant
+    if not hasattr(model, "with_options"):
+        return model, options, None
+    merged = model.with_options(options)
+    return merged.pop("model"), merged, model.system_prompt

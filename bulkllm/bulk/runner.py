@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias, cast
 from ..accounting import UsageRecord
 from ..calls import record_of
 from ..client import Client, default_client
-from ..errors import BulkLLMError, ConfigError
+from ..errors import ConfigError, RunStopped
 from .engine import Call, Emit
 from .interrupts import interrupts
 from .job import Job, Settings
@@ -184,7 +184,7 @@ async def stream(
     ``contextlib.aclosing`` to have that done at once.
 
     Raises:
-        BulkLLMError: as `arun`, and at the end if the run was stopped before its input ended.
+        RunStopped: at the end, if the run was stopped before its input ended; and what `arun` raises.
     """
     settings = Settings(
         model=model,
@@ -222,7 +222,7 @@ async def stream(
             task.cancel()
             await asyncio.wait([task])
     if result.stopped is not None:
-        raise BulkLLMError(result.stopped)
+        raise RunStopped(result.stopped)
 
 
 def _caller(call: Call | None, client: Client | None, options: dict[str, Any]) -> Call:

@@ -6,6 +6,7 @@ what a bulk run makes of it.
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from dataclasses import dataclass
 
 from ..calls.failure import failure_of
@@ -37,6 +38,8 @@ def judge(error: BaseException) -> Verdict:
     """What to make of the exception that a call ended with."""
     if isinstance(error, BulkLLMError):
         return _own(error)
+    if isinstance(error, CancelledError):  # from below; a row that is given up is judged by nobody
+        return Verdict(passing=True)
     failure = failure_of(error)
     status = failure.status
     if any(isinstance(link, ImportError) for link in (error, error.__cause__, error.__context__)):

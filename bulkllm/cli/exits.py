@@ -22,7 +22,7 @@ def exit_code(result: RunResult) -> int:
     """The exit code that tells how a run ended."""
     if result.interrupted:
         return INTERRUPTED
-    if result.stopped is not None:
+    if result.stopped is not None or result.undone:
         return STOPPED
     return SOME_FAILED if result.failed else ALL_DONE
 

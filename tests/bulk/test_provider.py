@@ -220,3 +220,40 @@ def test_a_killed_run_pays_at_most_for_what_was_in_flight(write: Any, out: Path)
     lines = [json.loads(line) for line in out.read_bytes().splitlines()]
     assert sorted(line["bulkllm"]["columns"]["label"] for line in lines) == list(range(count))
     assert all(line["error"] is None for line in lines)
+
+
+def test_one_line_inserted_at_the_top_is_one_request_and_a_new_port_none(write: Any, out: Path) -> None:
+    """Neither asks for anything that was answered, though no row has a custom_id."""
+    with FakeProvider() as server:
+        assert bulk(write(rows(120)), server, out).ok == 120
+    with FakeProvider() as server:
+        assert bulk(write(rows(120)), server, out).skipped == 120
+        assert server.report().requests == 0
+        result = bulk(write([{"prompt": "the new one"}, *rows(120)]), server, out)
+        assert (result.ok, result.skipped, server.report().requests) == (121, 120, 1)
+        assert [row.index for row in result] == list(range(121))
+        assert next(iter(result)).columns == {}
+
+
+def test_a_hanging_provider_costs_a_timeout_and_no_row(out: Path) -> None:
+    with FakeProvider(seed=4, faults=[Fault("hang", rate=0.1), Fault("status", status=500, rate=0.05)]) as server:
+        result = bulk(rows(80), server, out, timeout=0.5, retry=RetryPolicy(max_attempts=8, base_delay=0.01))
+        report = server.report()
+    assert (result.ok, result.failed) == (80, 0)
+    assert report.faults["hang"] > 3
+    assert sorted(row.columns["label"] for row in result) == list(range(80))
+
+
+def test_a_model_with_a_twentieth_of_the_limit_does_not_hold_the_other_up() -> None:
+    """Each has more rows than may be in flight; by the slow one's limit alone its rows take a hundred times as long."""
+    requests = [{"prompt": f"s{number}", "model": "openai/slow"} for number in range(24)]
+    requests += [{"prompt": f"f{number}", "model": "openai/fast"} for number in range(100)]
+    limits = [RateLimit("openai/fast", rpm=6000, burst=20), RateLimit("openai/slow", rpm=300, burst=1)]
+    order: list[str] = []
+    with FakeProvider() as server:
+        result = bulk(
+            requests, server, limits=limits, max_in_flight=8, on_result=lambda row: order.append(row.record.model)
+        )
+    assert result.ok == 124
+    last_fast = max(place for place, model in enumerate(order) if model == "openai/fast")
+    assert order[:last_fast].count("openai/slow") <= 12

@@ -11,7 +11,12 @@ from typing import Any
 
 import pytest
 
+from bulkllm import LLMConfig
 from bulkllm.bulk import Progress, ResultRow, RunResult, arun, read_results, run, stream
+from bulkllm.bulk.intake import Intake, scan
+from bulkllm.bulk.keytable import KeyTable
+from bulkllm.bulk.request import Shaper
+from bulkllm.bulk.sources import JsonlFile, open_source
 from bulkllm.errors import (
     BudgetExceeded,
     BulkLLMError,
@@ -20,6 +25,7 @@ from bulkllm.errors import (
     LimitTimeout,
     RequestFileError,
     RunLocked,
+    RunStopped,
 )
 
 
@@ -715,12 +721,62 @@ async def test_run_works_inside_a_running_loop(calls: Any) -> None:
         bulk(prompts(9), calls, max_in_flight=0)
 
 
-def test_a_row_that_somebody_else_cancels_stays_undone(calls: Any, caplog: pytest.LogCaptureFixture) -> None:
-    calls.errors = {"p3": asyncio.CancelledError()}
+def test_a_row_that_somebody_else_cancels_stays_undone_and_the_run_says_so(
+    calls: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def call(request: Any) -> Any:
+        if calls.asked == 3:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        return await calls(request)
+
     with caplog.at_level(logging.WARNING):
-        result = bulk(prompts(9), calls)
-    assert (result.ok, result.failed, result.undone) == (8, 0, 1)
+        result = bulk(prompts(9), call, max_in_flight=1)
+    assert (result.ok, result.failed, result.undone, result.complete) == (8, 0, 1, False)
     assert "row 4 was cancelled" in caplog.text
+    assert result.stopped is not None
+    assert "1 rows were cancelled by somebody outside" in result.stopped
+
+
+def test_a_call_that_is_cancelled_from_within_is_a_failed_row_and_asked_again(calls: Any, out: Path) -> None:
+    """As when a connection pool that is closed gives up whoever waits for it: nobody asked this row to end."""
+    calls.errors = {"p3": asyncio.CancelledError()}
+    result = bulk(prompts(9), calls, out)
+    assert (result.ok, result.failed, result.undone) == (8, 1, 0)
+    (failed,) = [row for row in result if not row.ok]
+    assert failed.error is not None
+    assert failed.error.code == "CancelledError"
+    calls.errors = {}
+    assert bulk(prompts(9), calls, out).ok == 9
+
+
+def test_a_reader_that_is_cancelled_does_not_look_like_the_end_of_the_input(calls: Any, out: Path) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in prompts(50):
+            if row["label"] == 30:
+                task = asyncio.current_task()  # whoever reads
+                assert task is not None
+                task.cancel()
+            yield row
+
+    with pytest.raises(RunStopped, match="reading the requests was cancelled"):
+        bulk(rows(), calls, out, max_in_flight=4)
+    assert len(lines(out)) == calls.asked < 40
+
+
+def test_a_file_that_grows_while_it_is_scanned_is_noticed(calls: Any, write: Any, out: Path) -> None:
+    path = write(prompts(3))
+    bulk(path, calls, out)
+    calls.forget()
+    source = open_source(path)
+    assert isinstance(source, JsonlFile)
+    shaper = Shaper(model="openai/m")
+    with path.open("a") as file:
+        file.write('{"prompt": "late"}\n')
+    with pytest.raises(RequestFileError, match="was changed"):
+        scan(source, Intake(shaper, KeyTable(), None), limit=0, stop=lambda: False)
+    source.close()
 
 
 def test_a_file_that_changes_under_the_run_ends_it(calls: Any, write: Any, out: Path) -> None:
@@ -757,11 +813,9 @@ def test_arguments_that_make_no_sense_are_refused(calls: Any, options: dict[str,
 
 
 def test_a_preset_gives_its_options(calls: Any) -> None:
-    class Preset:
-        def completion_kwargs(self) -> dict[str, Any]:
-            return {"model": "openai/preset", "temperature": 0, "seed": 1}
-
-    bulk(["a"], calls, model=Preset(), seed=2)
+    preset = LLMConfig(slug="p", model="openai/preset", temperature=0, system_prompt="Be brief.", extra={"seed": 1})
+    bulk(["a"], calls, model=preset, seed=2)
+    assert calls.bodies[0]["messages"][0] == {"role": "system", "content": "Be brief."}
     assert {name: calls.bodies[0][name] for name in ("model", "temperature", "seed")} == {
         "model": "openai/preset",
         "temperature": 0,

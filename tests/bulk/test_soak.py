@@ -1,0 +1,181 @@
+"""What a night's run must stand, at full size: on a quiet machine, with ``pytest -m soak -s``, which prints what it saw.
+
+The same things are asked in small in test_provider.py, which always runs.
+"""
+# ruff: noqa: T201 - what they measure is printed
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulkllm.bulk import RunResult, run
+from bulkllm.calls import RetryPolicy
+from bulkllm.limits import RateLimit
+from bulkllm.testing import FakeProvider, Fault, ProviderLimits
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
+
+FAULTS = [
+    Fault("status", status=500, rate=0.05),
+    Fault("reset", rate=0.05),
+    Fault("truncate", rate=0.02),
+    Fault("hang", rate=0.02),
+    Fault("status", status=429, rate=0.05, retry_after="50ms"),
+]
+
+
+def bulk(requests: Any, base: str, output: Path, **options: Any) -> RunResult:
+    options = {"model": "openai/fake-model", "api_key": "sk-fake", "progress": False, "endpoint": "fake", **options}
+    return run(requests, output=output, api_base=base, **options)
+
+
+def write(path: Path, count: int) -> Path:
+    with path.open("w") as file:
+        for number in range(count):
+            file.write(json.dumps({"prompt": f"Tell me of {number}.", "label": number}) + "\n")
+    return path
+
+
+def labels(path: Path) -> list[int]:
+    with path.open("rb") as file:
+        return [json.loads(line)["bulkllm"]["columns"]["label"] for line in file]
+
+
+def test_ten_thousand_rows_against_faults(tmp_path: Path, out: Path) -> None:
+    path = write(tmp_path / "in.jsonl", 10_000)
+    with FakeProvider(seed=3, faults=FAULTS).spawn() as server:
+        began = time.monotonic()
+        result = bulk(path, server.openai_base, out, timeout=5, retry=RetryPolicy(max_attempts=8, base_delay=0.05))
+        took = time.monotonic() - began
+        report = server.report()
+    told = Counter(row.error.code for row in result if row.error is not None)
+    print(f"\n{result.ok} ok, {dict(told)} in {took:.0f} s; {report.requests} requests, faults {report.faults}")
+    assert result.stopped is None
+    assert result.ok + result.failed == 10_000
+    assert sorted(labels(out)) == list(range(10_000))
+    assert report.repeated_prompts == 0
+
+
+def test_a_key_that_expires_at_row_400_of_100_000(tmp_path: Path, out: Path) -> None:
+    path = write(tmp_path / "in.jsonl", 100_000)
+    with FakeProvider(faults=[Fault("status", status=401, after=400)]).spawn() as server:
+        began = time.monotonic()
+        result = bulk(path, server.openai_base, out)
+        took = time.monotonic() - began
+        asked = server.report().requests
+    print(
+        f"\nstopped after {took:.1f} s: {result.ok} ok, {result.failed} failed of {asked} asked, {result.undone} undone"
+    )
+    assert result.stopped is not None
+    assert result.ok == 400
+    assert result.ok + result.failed == asked < 1000
+    with FakeProvider().spawn() as server:
+        again = bulk(path, server.openai_base, out, limit=2000)
+        assert (again.ok, again.skipped, server.report().requests) == (2000, 400, 1600)
+
+
+def test_a_fast_model_beside_one_with_a_twentieth_of_its_limit(out: Path) -> None:
+    rows = [{"prompt": f"s{number}", "model": "openai/slow"} for number in range(150)]
+    rows += [{"prompt": f"f{number}", "model": "openai/fast"} for number in range(1500)]
+    ideal = (1500 - 100) / (3000 / 60)
+    last = {"openai/fast": 0.0, "openai/slow": 0.0}
+    enforced = {"fast": ProviderLimits(rpm=3000, burst=100), "slow": ProviderLimits(rpm=150, burst=5)}
+    limits = [RateLimit("openai/fast", rpm=3000, burst=100), RateLimit("openai/slow", rpm=150, burst=5)]
+    with FakeProvider(limits=enforced).spawn() as server:
+        bulk(["warm up"], server.openai_base, out.with_name("warm.jsonl"))
+        began = time.monotonic()
+
+        def finished(row: Any) -> None:
+            last[row.record.model] = time.monotonic() - began
+
+        result = bulk(rows, server.openai_base, out, on_result=finished, limits=limits)
+        report = server.report()
+    print(f"\nfast: {last['openai/fast']:.2f} s, ideally {ideal:.2f} s; slow: {last['openai/slow']:.2f} s; "
+          f"{report.refused} refused")  # fmt: skip
+    assert result.ok == len(rows)
+    assert last["openai/fast"] < 1.05 * ideal
+
+
+PROGRAM = """
+import sys
+import bulkllm.bulk as bulk
+requests, output, base = sys.argv[1:]
+result = bulk.run(requests, model="openai/fake-model", api_base=base, api_key="sk-fake", endpoint="fake",
+                  output=output, max_in_flight=64, progress=False)
+sys.exit(0 if result.ok == result.total else 1)
+"""
+
+
+def test_runs_of_2_000_rows_killed_at_random_moments(tmp_path: Path) -> None:
+    """A hundred in all take two hours, most of it LiteLLM's import; SOAK_RUNS says how many."""
+    runs = int(os.environ.get("SOAK_RUNS", "5"))
+    rng = random.Random(11)  # noqa: S311 - a seed for a test
+    path = write(tmp_path / "in.jsonl", 2000)
+    repeats = kills = 0
+    for number in range(runs):
+        output = tmp_path / f"out{number}.jsonl"
+        with FakeProvider(seed=number, latency=(0.01, 0.05)).spawn() as server:
+            code = None
+            before = 0
+            while code != 0:
+                command = [sys.executable, "-c", PROGRAM, str(path), str(output), server.openai_base]
+                with subprocess.Popen(command) as process:
+                    target = server.report().requests + rng.randrange(100, 1500)
+                    while process.poll() is None and server.report().requests < target:
+                        time.sleep(0.01)
+                    time.sleep(rng.random() * 0.05)
+                    if process.poll() is None:
+                        process.kill()
+                code = process.returncode
+                assert code in (0, -signal.SIGKILL)
+                kills += code != 0
+                before += code != 0
+            report = server.report()
+        assert report.repeated_prompts <= 64 * before
+        repeats += report.repeated_prompts
+        assert sorted(labels(output)) == list(range(2000))
+        output.unlink()
+    print(f"\n{runs} runs, {kills} kills: {repeats} rows asked twice, at most 64 a kill allowed")
+
+
+def test_a_finished_run_of_a_million_rows_is_resumed_quickly_and_in_little_memory(tmp_path: Path) -> None:
+    """Without LiteLLM: what is measured is ours."""
+    script = """
+import resource, sys, time
+import bulkllm.bulk as bulk
+
+async def call(request):
+    return {"id": "x", "choices": [{"message": {"content": "re"}}]}, None
+
+def go(note):
+    began, cpu = time.monotonic(), time.process_time()
+    result = bulk.run(sys.argv[1], call=call, model="openai/m", output=sys.argv[2], progress=False)
+    print(note, result.ok, result.skipped, f"{time.monotonic() - began:.1f} s, {time.process_time() - cpu:.1f} s CPU,",
+          resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MB at most")
+    assert result.total == result.ok == int(sys.argv[3]), result
+
+go(sys.argv[4])
+"""
+    count = 1_000_000
+    path = write(tmp_path / "in.jsonl", count)
+    told: list[str] = []
+    for note in ("first", "again"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(path), str(tmp_path / "out.jsonl"), str(count), note],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        print("\n" + done.stdout)
+        told = done.stdout.split()
+    assert float(told[3]) < 30
+    assert int(told[-4]) < 300
