@@ -35,9 +35,6 @@ Limits = RateLimiter | RateLimit | Iterable[RateLimit]
 _RETRY_KEYWORDS: Final = ("num_retries", "max_retries")
 _FOREIGN_RETRIES: Final = ("retry_policy", "retry_strategy")
 
-# Options with which a name means a model of that endpoint, whatever our registry knows by the same name.
-_OWN_ENDPOINT: Final = ("api_base", "base_url", "custom_llm_provider")
-
 
 class Client:
     """Makes calls: limited, tried again, counted.
@@ -92,7 +89,9 @@ class Client:
         """``litellm.completion``, limited, tried again and counted.
 
         Args:
-            model: a LiteLLM name, or an :class:`LLMConfig`.
+            model: a LiteLLM name, an alias, a preset's slug, or an :class:`LLMConfig`; a preset brings its options
+                and system prompt along, and what the call says itself goes before them. An exact LiteLLM name always
+                means that model and no preset; a name that nobody knows goes to LiteLLM as it is.
             messages: as LiteLLM takes them.
             **options: LiteLLM's. Ours are ``tags`` (a mapping of strings that the usage is counted under besides),
                 ``priority`` (see :meth:`RateLimiter.reserve`), ``deadline`` (seconds for all waiting and attempts)
@@ -159,10 +158,12 @@ class Client:
         return call_flow(self._parts, call) if cache is None else cached_flow(self._parts, call, cache)
 
     def _call(self, operation: Operation, model: Any, options: dict[str, Any]) -> Call:
-        if not isinstance(model, str):
-            model, options = _from_config(model, options)
         requested = model
-        model = models.resolve(model, own_endpoint=any(options.get(name) for name in _OWN_ENDPOINT))
+        if isinstance(model, str):
+            model = models.registry().called(model, options)
+        if not isinstance(model, str):
+            requested = requested if isinstance(requested, str) else getattr(model, "slug", "")
+            model, options = _from_config(operation, model, options)
         tags = _tags(options.pop("tags", None))
         priority = _priority(options.pop("priority", 0.0))
         deadline = options.pop("deadline", self._deadline)
@@ -221,12 +222,16 @@ def _our_cache(options: dict[str, Any], default: Cache | None) -> Cache | None:
     return default if wanted is None else _cache_of(wanted)
 
 
-def _from_config(config: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _from_config(operation: Operation, config: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """A preset in place of a name: what the call says itself goes before it."""
-    keywords = getattr(config, "completion_kwargs", None)
-    if keywords is None:
+    if not hasattr(config, "with_options"):
         raise ConfigError(f"model must be a LiteLLM name or an LLMConfig, not {type(config).__name__}")
-    merged = {**keywords(), **options}
+    if operation != "completion" and config.only_for_completion:
+        fields = ", ".join(config.only_for_completion)
+        raise ConfigError(f"preset {config.slug!r} sets {fields}, which {operation} cannot be given through a preset")
+    merged = config.with_options(options)
+    if config.system_prompt is not None:
+        merged["messages"] = config.with_system_prompt(merged["messages"])
     return merged.pop("model"), merged
 
 

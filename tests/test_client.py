@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from bulkllm import (
     Client,
     ConfigError,
     IncompatibleLiteLLM,
+    LLMConfig,
     RateLimit,
     RateLimiter,
     RetryPolicy,
@@ -179,8 +179,7 @@ def test_a_call_refuses_what_makes_no_sense_and_sends_nothing(
 
 
 def test_a_model_is_a_name_or_a_configuration(server: FakeProvider) -> None:
-    given = {"model": MODEL, "temperature": 0.5, "max_tokens": 7}
-    preset = SimpleNamespace(completion_kwargs=lambda: dict(given))
+    preset = LLMConfig(slug="p", model=MODEL, temperature=0.5, max_tokens=7)
     answer = Client().completion(preset, MESSAGES, max_tokens=3, **options(server))
     record = bulkllm.record_of(answer)
     assert (record.model, record.output_tokens) == (MODEL, 3), "what the call says goes before the preset"

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .. import _litellm
+from .. import _litellm, models
 from ..accounting import Usage, cost_of, public_endpoint
 from .call import Call
 from .failure import Failure, failure_of
@@ -38,7 +38,7 @@ class LiteLLMLane:
 
     def __init__(self) -> None:
         self._targets: dict[tuple[str, object, object, object], Target] = {}
-        self._prices: dict[str, tuple[float, float] | None] = {}
+        self._prices: dict[str, tuple[int, tuple[float, float] | None]] = {}
         self._loaded: Any = None
 
     def load(self) -> None:
@@ -64,9 +64,11 @@ class LiteLLMLane:
 
     def price(self, call: Call) -> tuple[float, float] | None:
         """What LiteLLM's map says of the model: its plain prices, without tiers."""
-        if call.model not in self._prices:
-            self._prices[call.model] = self._look_up_price(call.model)
-        return self._prices[call.model]
+        state = models.registry().introduce(call.model)
+        known = self._prices.get(call.model)
+        if known is None or known[0] != state:
+            known = self._prices[call.model] = state, self._look_up_price(call.model)
+        return known[1]
 
     def _look_up_price(self, model: str) -> tuple[float, float] | None:
         try:
@@ -90,6 +92,7 @@ class LiteLLMLane:
 
     def _ready(self, call: Call) -> Any:
         litellm = self._loaded
+        models.registry().introduce(call.model)  # its calculator is to have the user's prices and the refreshed ones
         if call.operation == "embedding" and litellm.DEFAULT_MAX_RETRIES:
             # The embeddings of Mistral, Fireworks and others never hear of our max_retries: LiteLLM takes its default.
             litellm.DEFAULT_MAX_RETRIES = 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .. import _litellm, config
 from ..errors import ConfigError
-from .index import Index
+from .index import Index, has_endpoint
 from .layers import Statement, Table, expectation, in_program
 from .litellm_map import LiteLLMMap
 from .rules import Rules
@@ -64,6 +64,8 @@ class Registry:
         self._index: Index | None = None
         self._index_of: tuple[int, ...] = ()
         self._presets: dict[str, LLMConfig] | None = None
+        self._introduced: set[str] = set()
+        self._introduced_at = 0
 
     # ---- names and models
 
@@ -98,11 +100,36 @@ class Registry:
                 aliases of the user's and the program's own count.
         """
         found = self._current().resolve(name, own_endpoint=own_endpoint)
-        if found != name:
-            litellm = self._map.loaded()
-            if litellm is not None and name in (litellm.model_alias_map or ()):
-                return name  # LiteLLM's own aliases are LiteLLM's to follow
-        return found
+        return name if found != name and self._litellm_follows(name) else found
+
+    def called(self, name: str, options: Mapping[str, Any]) -> str | LLMConfig:
+        """What a call with ``name`` means: a preset, where ``name`` is a slug or an alias of one, or a LiteLLM name.
+
+        An exact LiteLLM name means itself and never a preset, and all else is as in :meth:`resolve`: names that nobody
+        knows come back unchanged, and it is cheap enough for every call.
+
+        Args:
+            name: any kind of name.
+            options: the call's keywords, for whether it has an endpoint of its own.
+
+        Raises:
+            ConfigError: the preset is wrong; a call without its options would not be what was meant.
+        """
+        own_endpoint = has_endpoint(options)
+        slug = self._current().slug(name, own_endpoint=own_endpoint)
+        if slug is None or self._litellm_follows(name):
+            return self.resolve(name, own_endpoint=own_endpoint)
+        preset = self.presets().get(slug)
+        if preset is None:
+            problems = [str(problem) for problem in self.problems]
+            told = next((problem for problem in problems if repr(slug) in problem), "; ".join(problems[:1]))
+            raise ConfigError(f"the preset {slug!r} cannot be used: {told}")
+        return preset
+
+    def _litellm_follows(self, name: str) -> bool:
+        """Whether a name is one of LiteLLM's own aliases, which are LiteLLM's to follow."""
+        litellm = self._map.loaded()
+        return litellm is not None and name in (litellm.model_alias_map or ())
 
     def canonical(self, name: str) -> str:
         """A LiteLLM name with its provider: "openai/gpt-5-mini" for "gpt-5-mini". Unknown names come back unchanged."""
@@ -266,6 +293,22 @@ class Registry:
         if batch:
             self._map.register(batch)
         return len(batch)
+
+    def introduce(self, name: str) -> int:
+        """Tell LiteLLM about a model that is about to be called, as :meth:`tell_litellm` does.
+
+        Meant for every call: after the first this is a look into a set, until the layers change.
+
+        Returns:
+            a number that changes when the layers do, and what LiteLLM says of a model with them.
+        """
+        if self._introduced_at != self._stack.generation or name not in self._introduced:
+            with self._lock:
+                if self._introduced_at != self._stack.generation:
+                    self._introduced_at, self._introduced = self._stack.generation, set()
+                self.tell_litellm([name])
+                self._introduced.add(name)
+        return self._introduced_at
 
     # ---- keeping up to date, and looking at what changed
 

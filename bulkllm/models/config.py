@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..config import is_secret
 from ..errors import ConfigError
 from ._default import registry
+from .index import has_endpoint
 from .reasoning import Wish, keywords
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -27,6 +28,8 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _OWN = frozenset(
     {"model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "timeout", "stream"}
 )
+_ONE_THING = (("max_tokens", "max_completion_tokens"), ("reasoning_effort", "thinking"), ("verbosity",))
+_CHAT_ONLY = ("max_tokens", "max_completion_tokens", "reasoning_effort", "thinking", "verbosity", "system_prompt")
 _NOT_HASHED = frozenset({"slug", "display_name", "variant_of", "api_key_env", "timeout"})
 
 
@@ -124,7 +127,27 @@ class LLMConfig(BaseModel):
             ConfigError: the model's provider cannot be asked for this reasoning, or the environment variable in
                 ``api_key_env`` is not set.
         """
-        named: dict[str, Any] = {"model": self._resolved()}
+        return self._keywords(self.model, own_endpoint=self.has_endpoint)
+
+    def with_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords for a call that says something itself: its word goes before the preset's.
+
+        A limit of tokens takes the place of the preset's under either name, ``reasoning_effort`` and ``thinking`` that
+        of its reasoning however it is spelt, and tables such as ``extra_body`` are laid over each other.
+
+        Raises:
+            ConfigError: as :meth:`completion_kwargs`.
+        """
+        said = {field: None for fields in _ONE_THING if not options.keys().isdisjoint(fields) for field in fields}
+        if options.get("api_key"):
+            said["api_key_env"] = None
+        left = self.model_copy(update=said)
+        own_endpoint = self.has_endpoint or has_endpoint(options)
+        return _laid_over(left._keywords(left.model, own_endpoint=own_endpoint), options)
+
+    def _keywords(self, model: str, *, own_endpoint: bool) -> dict[str, Any]:
+        """With an endpoint of its own a name is, short of an alias, that server's name."""
+        named: dict[str, Any] = {"model": registry().resolve(model, own_endpoint=own_endpoint)}
         for name in ("temperature", "top_p", "max_tokens", "max_completion_tokens", "timeout"):
             value = getattr(self, name)
             if value is not None:
@@ -132,9 +155,7 @@ class LLMConfig(BaseModel):
         wish = Wish(self.reasoning_effort, self.thinking, self.verbosity)
         if wish != Wish():
             named.update(keywords(registry().canonical(named["model"]), wish))
-        for name, value in copy.deepcopy(dict(self.extra)).items():
-            mine = named.get(name)
-            named[name] = {**mine, **value} if isinstance(mine, dict) and isinstance(value, dict) else value
+        named = _laid_over(named, copy.deepcopy(dict(self.extra)))
         if self.api_key_env is not None:
             key = os.environ.get(self.api_key_env)
             if not key:
@@ -144,14 +165,15 @@ class LLMConfig(BaseModel):
             named["api_key"] = key
         return named
 
-    def _resolved(self) -> str:
-        """The model's name for LiteLLM; with an endpoint of its own it is, short of an alias, that server's name."""
-        return registry().resolve(self.model, own_endpoint=self.has_endpoint)
-
     @property
     def has_endpoint(self) -> bool:
         """Whether the preset says where its model is, rather than leaving that to LiteLLM."""
-        return not self.extra.keys().isdisjoint(("api_base", "base_url", "custom_llm_provider"))
+        return has_endpoint(self.extra)
+
+    @property
+    def only_for_completion(self) -> tuple[str, ...]:
+        """The fields that are set and that only ``completion`` knows: the other calls spell them otherwise or not."""
+        return tuple(name for name in _CHAT_ONLY if getattr(self, name) is not None)
 
     def with_system_prompt(self, messages: str | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The messages with the preset's system prompt before them, unless they bring one; a text is a prompt."""
@@ -171,6 +193,15 @@ class LLMConfig(BaseModel):
 
     def __hash__(self) -> int:
         return hash((self.slug, self.content_hash))
+
+
+def _laid_over(named: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords over keywords, tables into tables."""
+    laid = dict(named)
+    for name, value in more.items():
+        mine = laid.get(name)
+        laid[name] = {**mine, **value} if isinstance(mine, dict) and isinstance(value, Mapping) else value
+    return laid
 
 
 def _names(value: object) -> list[str]:

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from .rules import Rules
 
 _MOST_HOPS = 8
+_ENDPOINT = ("api_base", "base_url", "custom_llm_provider")
+
+
+def has_endpoint(options: Mapping[str, Any]) -> bool:
+    """Whether a call with these options says where its model is: then a name means that server's model."""
+    return any(options.get(name) for name in _ENDPOINT)
 
 
 class Index:
@@ -32,33 +38,27 @@ class Index:
 
     def __init__(self, catalogue: Catalogue, layers: Sequence[Layer], rules: Rules) -> None:
         self.catalogue = catalogue
-        self.resolved: dict[tuple[str, bool], str] = {}
+        self._meanings: dict[tuple[str, bool], tuple[str, str | None]] = {}
         self.found: dict[str, str] = {}
         self.infos: dict[str, tuple[dict[str, Any], ModelInfo]] = {}
         self._rules = rules
         self.overlays: dict[str, list[tuple[str, Statement]]] = {}
         self.shorts: dict[str, str] = {}
+        self.slugs: set[str] = set()
         self._bare: dict[str, list[str]] | None = None
         self._aliases: dict[str, str] = {}
-        self._own: dict[str, str] = {}
+        self._own: set[str] = set()
         self._aliases_of: dict[str, list[str]] | None = None
         for layer in layers:
             for name, statements in layer.statements.items():
                 key = self._in_catalogue(name) or name
                 self.overlays.setdefault(key, []).extend((layer.kind, statement) for statement in statements)
-            for table, _ in layer.presets:
-                self._add_preset(table)
-            self.shorts.update(layer.aliases)
+            slugs = {slug: model for table, _ in layer.presets for slug, model in _slugs(table)}
+            self.shorts |= slugs | layer.aliases
+            self.slugs = (self.slugs | slugs.keys()) - layer.aliases.keys()
             self._aliases.update(layer.aliases)
             if layer.kind in ("user", "program"):
-                self._own.update(layer.aliases)
-
-    def _add_preset(self, table: Mapping[str, Any]) -> None:
-        slug, model, efforts = table.get("slug"), table.get("model"), table.get("efforts", ())
-        if isinstance(slug, str) and isinstance(model, str):
-            self.shorts[slug] = model
-            if isinstance(efforts, list):
-                self.shorts.update({f"{slug}-{effort}": model for effort in efforts})
+                self._own |= slugs.keys() | layer.aliases.keys()
 
     def names(self) -> Iterator[str]:
         """Every model's name: LiteLLM's map in its order, then what the layers add."""
@@ -96,27 +96,38 @@ class Index:
 
     def resolve(self, name: str, *, own_endpoint: bool = False) -> str:
         """The LiteLLM name that ``name`` means; itself where nothing is known of it."""
-        found = self.resolved.get((name, own_endpoint))
+        return self._meaning(name, own_endpoint)[0]
+
+    def slug(self, name: str, *, own_endpoint: bool = False) -> str | None:
+        """The slug of the preset that ``name`` stands for, itself or as an alias; None where it stands for a model."""
+        return self._meaning(name, own_endpoint)[1]
+
+    def _meaning(self, name: str, own_endpoint: bool) -> tuple[str, str | None]:
+        found = self._meanings.get((name, own_endpoint))
         if found is None:
-            if len(self.resolved) > 10_000:  # noqa: PLR2004 - made-up names must not fill the memory
-                self.resolved.clear()
-            found = self.resolved[name, own_endpoint] = self._resolve(name, own_endpoint=own_endpoint)
+            if len(self._meanings) > 10_000:  # noqa: PLR2004 - made-up names must not fill the memory
+                self._meanings.clear()
+            found = self._meanings[name, own_endpoint] = self._find_meaning(name, own_endpoint)
         return found
 
-    def _resolve(self, name: str, *, own_endpoint: bool) -> str:
+    def _find_meaning(self, name: str, own_endpoint: bool) -> tuple[str, str | None]:
+        """The LiteLLM name, and the slug of the preset that was met on the way to it."""
+        slug: str | None = None
         if own_endpoint and name not in self._own:
-            return name
+            return name, None
         for _ in range(_MOST_HOPS):  # an alias may lead to an alias, or round in a circle
             if self.key(name) is not None:
-                return self.callable(name)
+                return self.callable(name), slug
             if name not in self.shorts:
                 break
+            if slug is None and name in self.slugs:
+                slug = name
             name = self.shorts[name]
         if "/" not in name:
             candidates = self.candidates(name)
             if len(candidates) == 1:
-                return self.callable(candidates[0])
-        return name
+                return self.callable(candidates[0]), slug
+        return name, slug
 
     def find(self, name: str) -> str:
         """The entry that any kind of name means.
@@ -200,6 +211,15 @@ class Index:
         inside = sorted((key for key in every if lowered in key.lower()), key=len)[:5]
         found = list(dict.fromkeys([*near, *inside]))[:5]
         return f"nearest: {_few(found)}" if found else "nothing is named like it"
+
+
+def _slugs(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The slugs that a preset's table makes, and their model; one that is wrong makes none."""
+    slug, model, efforts = table.get("slug"), table.get("model"), table.get("efforts", ())
+    if isinstance(slug, str) and isinstance(model, str):
+        yield slug, model
+        if isinstance(efforts, list):
+            yield from ((f"{slug}-{effort}", model) for effort in efforts)
 
 
 def _few(names: Sequence[str]) -> str:

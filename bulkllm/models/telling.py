@@ -7,7 +7,7 @@ zero of an unknown price.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .layers import for_litellm
@@ -30,6 +30,14 @@ def _news(index: Index, key: str) -> dict[str, Any]:
     for _, statement in index.overlays.get(key, ()):
         told.update(for_litellm(statement.fields))
     entry = {**known, **told}
+    if any("cost" in field for field in told) and _half_priced(entry):  # LiteLLM would take the missing half for 0
+        _logger.warning(
+            "%s has a price for input or for output and none for the other, so the price does not count; "
+            "give both, 0 for what is free",
+            key,
+        )
+        told = {field: value for field, value in told.items() if "cost" not in field}
+        entry = {**known, **told}
     if entry.get("input_cost_per_token") is None and entry.get("output_cost_per_token") is None:
         if not known:  # LiteLLM prices a model that it knows without a price at 0, one that it does not know at nothing
             _logger.debug("%s has no price, so LiteLLM is not told of it", key)
@@ -43,3 +51,9 @@ def _news(index: Index, key: str) -> dict[str, Any]:
         fields.setdefault("litellm_provider", key.split("/", 1)[0] if "/" in key else "openai")
         fields.setdefault("mode", "chat")
     return fields
+
+
+def _half_priced(entry: Mapping[str, Any]) -> bool:
+    """Whether a model that talks has a price for what it reads or for what it writes, and not for both."""
+    priced = [entry.get(field) is not None for field in ("input_cost_per_token", "output_cost_per_token")]
+    return entry.get("mode", "chat") in ("chat", "responses", "completion") and any(priced) and not all(priced)
