@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
+from .._atomic import write_whole
 from ..config import state_dir
 from ..errors import ConfigError
-from .atomic import write_whole
 from .spec import Window
 
 _logger = logging.getLogger(__name__)

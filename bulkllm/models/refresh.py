@@ -9,29 +9,24 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from .._atomic import write_whole
+from .._http import Failure, Reason, get, headers_with, json_of, key_of, session
 from ..errors import ConfigError
 from .lists import Kept, at, items_of, models_of, read_kept
 from .providers import ProviderList
 
 if TYPE_CHECKING:
-    import requests
+    from .._http import Answer
 
 _logger = logging.getLogger(__name__)
 _MOST_PAGES = 100
-_UNCHANGED, _OK = 304, 200
-
-Reason = Literal[
-    "no_key", "bad_key", "refused", "rate_limited", "timeout", "unreachable", "moved", "http_error", "not_json",
-    "wrong_shape", "not_kept",
-]  # fmt: skip
-"""Why a list could not be fetched: each has its own cure, which is in the message."""
+_UNCHANGED = 304
 
 
 class RefreshResult(NamedTuple):
@@ -44,14 +39,6 @@ class RefreshResult(NamedTuple):
     """How many models are on the list that counts now: after a failure, on the one that was kept before."""
     reason: Reason | None = None
     message: str | None = None
-
-
-class _Failure(Exception):
-    """One provider cannot be read; the others can."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        self.reason: Reason = reason
-        super().__init__(message)
 
 
 def refresh(
@@ -84,7 +71,7 @@ def refresh(
     if unknown:
         raise ConfigError(f"no provider is called {unknown[0]!r}; there are: {', '.join(rows)}")
     variables = os.environ if environ is None else environ
-    wanted = names or [name for name, row in rows.items() if row.key_optional or _key(row, variables)]
+    wanted = names or [name for name, row in rows.items() if row.key_optional or key_of(row, variables)]
     results = []
     for name in wanted:
         row, path = rows[name], directory / f"{name}.json"
@@ -93,8 +80,8 @@ def refresh(
             if kept and not force and now() - kept.checked_at.timestamp() < max_age:
                 results.append(RefreshResult(name, "fresh", _count(row, kept)))
                 continue
-            results.append(_refresh_one(row, path, kept, timeout, now, _key(row, variables)))
-        except _Failure as failure:
+            results.append(_refresh_one(row, path, kept, timeout, now, key_of(row, variables)))
+        except Failure as failure:
             _logger.info("%s", failure)
             results.append(RefreshResult(name, "failed", _count(row, kept), failure.reason, str(failure)))
     return results
@@ -118,7 +105,7 @@ def _refresh_one(
     try:
         count = len(models_of(row, [page["body"] for page in pages]))
     except ConfigError as error:
-        raise _Failure("wrong_shape", str(error)) from None
+        raise Failure("wrong_shape", str(error)) from None
     moment = datetime.fromtimestamp(now(), UTC)
     same = kept is not None and [page["body"] for page in kept.pages] == [page["body"] for page in pages]
     fetched = kept.fetched_at if kept and same else moment
@@ -138,13 +125,11 @@ def _refresh_one(
 
 def _fetch(row: ProviderList, kept: Kept | None, timeout: float, key: str | None) -> list[dict[str, Any]]:
     """All pages of a list. A page that the provider says is unchanged is taken from what was kept."""
-    import requests
-
-    headers = _headers(row, key)
+    headers = headers_with(row, key)
     pages: list[dict[str, Any]] = []
     params = dict(row.params)
     seen: set[str] = set()
-    with requests.Session() as session:
+    with session() as opened:
         for number in range(_MOST_PAGES):
             before = kept.pages[number] if kept and kept.url == row.url and number < len(kept.pages) else {}
             asked = dict(headers)
@@ -152,7 +137,7 @@ def _fetch(row: ProviderList, kept: Kept | None, timeout: float, key: str | None
                 asked["If-None-Match"] = before["etag"]
             elif before.get("params") == params and before.get("last_modified"):
                 asked["If-Modified-Since"] = before["last_modified"]
-            answer = _get(session, row, params, asked, timeout)
+            answer = get(opened, row, row.url, params=params, headers=asked, timeout=timeout)
             if answer.status_code == _UNCHANGED and before:
                 page = dict(before)
             else:
@@ -167,57 +152,18 @@ def _fetch(row: ProviderList, kept: Kept | None, timeout: float, key: str | None
             if token is None:
                 return pages
             if token in seen:
-                raise _Failure("wrong_shape", f"{row.name}: the list leads round in a circle at page {number + 1}")
+                raise Failure("wrong_shape", f"{row.name}: the list leads round in a circle at page {number + 1}")
             seen.add(token)
             params = {**row.params, row.paging.param if row.paging else "": token}
-    raise _Failure("wrong_shape", f"{row.name}: the list has more than {_MOST_PAGES} pages")
+    raise Failure("wrong_shape", f"{row.name}: the list has more than {_MOST_PAGES} pages")
 
 
-def _get(
-    session: requests.Session, row: ProviderList, params: Mapping[str, str], headers: Mapping[str, str], timeout: float
-) -> requests.Response:
-    """One request. Redirects are not followed: they would carry the key to wherever they lead."""
-    import requests
-
-    try:
-        answer = session.get(
-            row.url,
-            params=dict(params),
-            headers=dict(headers),
-            timeout=timeout,
-            allow_redirects=False,
-            auth=lambda request: request,  # or else a password from .netrc would take the key's place
-        )
-    except requests.Timeout:
-        raise _Failure("timeout", f"{row.name}: no answer within {timeout:g} s from {row.url}; try again") from None
-    except requests.ConnectionError:
-        raise _Failure("unreachable", f"{row.name}: {row.url} cannot be reached; is there a network?") from None
-    except requests.RequestException as error:
-        kind = type(error).__name__
-        raise _Failure("http_error", f"{row.name}: the request to {row.url} failed ({kind})") from None
-    status = answer.status_code
-    if status in (_OK, _UNCHANGED):
-        return answer
-    named = f"{row.name}: {row.url} answered {status}"
-    if status in (401, 403):
-        raise _Failure("refused", f"{named}: the key in {_keys(row)} is not accepted; check it")
-    if status == 429:  # noqa: PLR2004 - too many requests
-        raise _Failure("rate_limited", f"{named}: too many requests; try again later")
-    if 300 <= status < 400:  # noqa: PLR2004 - a redirect
-        raise _Failure("moved", f"{named}: the list has moved; the provider's row needs its new address")
-    raise _Failure("http_error", f"{named}; try again later")
-
-
-def _body(row: ProviderList, answer: requests.Response) -> object:
-    try:
-        body: object = answer.json()
-    except ValueError:
-        kind = answer.headers.get("Content-Type", "no content type")
-        raise _Failure("not_json", f"{row.name}: {row.url} answered with something that is not JSON ({kind})") from None
+def _body(row: ProviderList, answer: Answer) -> object:
+    body: object = json_of(row, row.url, answer)
     try:
         items_of(row, body)
     except ConfigError as error:
-        raise _Failure("wrong_shape", str(error)) from None
+        raise Failure("wrong_shape", str(error)) from None
     return body
 
 
@@ -227,28 +173,6 @@ def _next(row: ProviderList, body: object) -> str | None:
         return None
     token = at(body, row.paging.next)
     return token if isinstance(token, str) and token else None
-
-
-def _headers(row: ProviderList, key: str | None) -> dict[str, str]:
-    headers = {"Accept": "application/json", "User-Agent": "bulkllm", **row.headers}
-    if key is None:
-        if not row.key_optional:
-            raise _Failure("no_key", f"{row.name}: no key; set {_keys(row)}")
-        return headers
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise _Failure("bad_key", f"{row.name}: the key in {_keys(row)} holds characters that no key has; copy it anew")
-    if row.auth is not None:
-        name, _, value = row.auth.partition(": ")
-        headers[name] = value.replace("{key}", key)
-    return headers
-
-
-def _key(row: ProviderList, environ: Mapping[str, str]) -> str | None:
-    return next((environ[name].strip() for name in row.keys if environ.get(name, "").strip()), None)
-
-
-def _keys(row: ProviderList) -> str:
-    return " or ".join(row.keys)
 
 
 def _kept(path: Path) -> Kept | None:
@@ -267,13 +191,7 @@ def _count(row: ProviderList, kept: Kept | None) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all, whoever else reads or writes it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.stem}-", delete=False
-        ) as file:
-            file.write(text)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise _Failure("not_kept", f"{path}: cannot be written ({error.strerror}); the list was not kept") from error
+        write_whole(path, text)
+    except ConfigError as error:
+        raise Failure("not_kept", f"{error}; the list was not kept") from error

@@ -1,4 +1,4 @@
-"""How the limits' files are written: whole or not at all, whoever else reads or writes them."""
+"""How small files are written: whole or not at all, whoever else reads or writes them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import ConfigError
+from .errors import ConfigError
 
 
 def write_whole(path: Path, text: str) -> None:
