@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import requests
 
     Answer = requests.Response
+    Session = requests.Session
 
 _UNCHANGED: Final = 304
 _OK: Final = 200
@@ -91,7 +92,7 @@ def headers_with(whom: Asked, key: str | None) -> dict[str, str]:
 
 
 @contextmanager
-def session() -> Iterator[requests.Session]:
+def session() -> Iterator[Session]:
     """A session for the requests to one provider."""
     import requests
 
@@ -100,7 +101,7 @@ def session() -> Iterator[requests.Session]:
 
 
 def get(
-    opened: requests.Session,
+    opened: Session,
     whom: Asked,
     url: str,
     *,
