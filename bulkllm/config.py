@@ -150,14 +150,24 @@ class Settings:
         self._read = False
 
     @overload
-    def get(self, key: str, kind: type[Value], default: Value, *, argument: Value | None = ...) -> Value: ...
+    def get(
+        self, key: str, kind: type[Value], default: Value, *, argument: Value | None = ..., variable: str | None = ...
+    ) -> Value: ...
 
     @overload
     def get(
-        self, key: str, kind: type[Value], default: Default, *, argument: Value | None = ...
+        self, key: str, kind: type[Value], default: Default, *, argument: Value | None = ..., variable: str | None = ...
     ) -> Value | Default: ...
 
-    def get(self, key: str, kind: type[Value], default: Default, *, argument: Value | None = None) -> Value | Default:
+    def get(
+        self,
+        key: str,
+        kind: type[Value],
+        default: Default,
+        *,
+        argument: Value | None = None,
+        variable: str | None = None,
+    ) -> Value | Default:
         """The value of a setting.
 
         Args:
@@ -165,13 +175,14 @@ class Settings:
             kind: bool, int, float, str or Path: what the value must be.
             default: the answer where nobody says anything.
             argument: what the program was given; None means that it was given nothing.
+            variable: the environment variable, where it is not called after the key.
 
         Raises:
             ConfigError: the value found is of the wrong kind, or ``config.toml`` cannot be read.
         """
         if argument is not None:
             return argument
-        variable = f"BULKLLM_{key.upper().replace('.', '_').replace('-', '_')}"
+        variable = variable or f"BULKLLM_{key.upper().replace('.', '_').replace('-', '_')}"
         text = (os.environ if self._environ is None else self._environ).get(variable)
         if text:
             value = _parse(text, kind)

@@ -8,27 +8,37 @@ counts usage; the flow of a call asks this package before it asks anybody else.
 from __future__ import annotations
 
 from .answers import freeze_response, kind_of, thaw_response
+from .chosen import Chosen, chosen, clients_cache, default_cache
 from .inflight import Follower, Leader, Outcome, SingleFlight
 from .info import CacheInfo
 from .key import item_keys, request_key
 from .litellm_patch import LiteLLMSupport, litellm_support, paid_usage, patch, unpatch, was_litellm_cache_hit
+from .names import is_secret
 from .shelf import Entry
 from .store import Cache
-from .streams import freeze_stream, replay_chunks, replay_events
-from .vectors import embedding_items, join_embedding, split_embedding
+from .streams import StreamPieces, freeze_stream, replay_chunks, replay_events
+from .vectors import VECTOR, embedding_items, is_vector, join_embedding, split_embedding
 
 __all__ = [
+    "VECTOR",
     "Cache",
     "CacheInfo",
+    "Chosen",
     "Entry",
     "Follower",
     "Leader",
     "LiteLLMSupport",
     "Outcome",
     "SingleFlight",
+    "StreamPieces",
+    "chosen",
+    "clients_cache",
+    "default_cache",
     "embedding_items",
     "freeze_response",
     "freeze_stream",
+    "is_secret",
+    "is_vector",
     "item_keys",
     "join_embedding",
     "kind_of",

@@ -157,9 +157,15 @@ class Follower(Generic[Answer]):
 
 
 class SingleFlight(Generic[Answer]):
-    """The calls that are being made, by key. One object for all threads and event loops that are to share calls."""
+    """The calls that are being made, by key. One object for all threads and event loops that are to share calls.
+
+    Attributes:
+        ended: how many calls have ended. Whoever looks for an answer, does not find it and then leads should look again
+            if this has changed since before the first look: the answer may have come in between.
+    """
 
     def __init__(self) -> None:
+        self.ended = 0
         self._begin()
 
     def claim(self, key: str) -> Leader[Answer] | Follower[Answer]:
@@ -190,6 +196,7 @@ class SingleFlight(Generic[Answer]):
         if flight.outcome is not None:
             return
         flight.outcome = outcome
+        self.ended += 1
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
         for wake_up in flight.wake_ups:

@@ -10,11 +10,14 @@ blocks and log probabilities, and ``stream_chunk_builder`` loses log probabiliti
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .. import _litellm
-from .answers import freeze_response
+from .answers import CHAT, RESPONSES, freeze_response
+
+_log = logging.getLogger(__name__)
 
 _PIECES = (
     ("reasoning_content", "thinking_blocks", "reasoning_items", "provider_specific_fields"),
@@ -82,6 +85,46 @@ def freeze_stream(chunks: Sequence[Any]) -> dict[str, Any] | None:
     if refusal:
         frozen["choices"][0]["message"]["refusal"] = refusal
     return frozen
+
+
+class StreamPieces:
+    """What a stream has brought so far, to be kept in the end. Nothing that is wrong with it is raised: it was paid.
+
+    The chunks are the caller's, who may change them; so what they hold is noted when they come.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: list[tuple[type[Any], dict[str, Any]]] = []
+        self._whole: dict[str, Any] | None = None
+        self._broken = False
+
+    def add(self, chunk: Any) -> None:
+        """One more chunk of a chat, or event of a Responses answer, whose last brings it all."""
+        if self._broken:
+            return
+        try:
+            if hasattr(chunk, "choices"):
+                self._chunks.append((type(chunk), chunk.model_dump(warnings=False)))
+            else:
+                self._whole = freeze_response(getattr(chunk, "response", None))
+        except (TypeError, ValueError, AttributeError) as error:
+            self._give_up(error)
+
+    def freeze(self) -> tuple[str, dict[str, Any]] | None:
+        """The kind and what is kept of it, or None where it must not be kept."""
+        if self._whole is not None:
+            return RESPONSES, self._whole
+        frozen: dict[str, Any] | None = None
+        try:
+            if self._chunks and not self._broken:
+                frozen = freeze_stream([made(**plain) for made, plain in self._chunks])
+        except Exception as error:  # noqa: BLE001 - LiteLLM makes a bare exception of all that it cannot put together
+            self._give_up(error)
+        return None if frozen is None else (CHAT, frozen)
+
+    def _give_up(self, error: Exception) -> None:
+        self._broken = True
+        _log.debug("not cached: the pieces of this stream cannot be put together (%s)", type(error).__name__)
 
 
 def _steps(place: int, choice: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import _litellm
+from .shelf import Entry
+
+VECTOR = "vector"
+"""The kind of an entry that is one item of an embedding."""
 
 
 def embedding_items(given: Any) -> list[Any]:
@@ -17,6 +21,12 @@ def embedding_items(given: Any) -> list[Any]:
         return [given]
     items = list(given)
     return [items] if items and all(isinstance(item, int) for item in items) else items
+
+
+def is_vector(entry: Entry) -> bool:
+    """Whether an entry is what :func:`split_embedding` makes; an older or newer bulkllm may have made it."""
+    value = entry.value
+    return entry.kind == VECTOR and bool(value.get("embedding")) and isinstance(value.get("prompt_tokens"), int)
 
 
 def split_embedding(
@@ -42,7 +52,7 @@ def split_embedding(
     total = sum(tokens)
     return [
         (
-            {"model": response.model, "embedding": found[place]["embedding"], "prompt_tokens": tokens[place]},
+            {"model": response.model, "embedding": _own(found[place]["embedding"]), "prompt_tokens": tokens[place]},
             None if cost is None else cost * (tokens[place] / total if total else 1 / len(items)),
         )
         for place in range(len(items))
@@ -60,10 +70,16 @@ def join_embedding(parts: Sequence[dict[str, Any]]) -> Any:
         model=parts[0]["model"] if parts else None,
         object="list",
         data=[
-            {"object": "embedding", "index": index, "embedding": part["embedding"]} for index, part in enumerate(parts)
+            {"object": "embedding", "index": index, "embedding": _own(part["embedding"])}
+            for index, part in enumerate(parts)
         ],
         usage=litellm.Usage(prompt_tokens=tokens, completion_tokens=0, total_tokens=tokens),
     )
+
+
+def _own(vector: Any) -> Any:
+    """The same numbers in a list of its own, for callers may change theirs; in base64 it is a text."""
+    return list(vector) if isinstance(vector, list) else vector
 
 
 def _shares(total: int, weights: Sequence[int]) -> list[int]:
