@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import demo, fake_provider, run
+from . import demo, fake_provider, models, run
 
 app = typer.Typer(
     name="bulkllm",
@@ -38,3 +38,4 @@ def bulkllm(
 app.command(name="run")(run.run)
 app.command(name="demo")(demo.demo)
 app.command(name="fake-provider")(fake_provider.fake_provider)
+app.add_typer(models.app)

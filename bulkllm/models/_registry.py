@@ -169,9 +169,10 @@ class Registry:
         for kind, statement in index.overlays.get(key, ()):
             origin = Origin(kind, statement.source, statement.as_of)
             origins.update(dict.fromkeys(statement.fields, origin))
-        info = build(
-            index.callable(key), index.entry(key), rules=self.rules, aliases=index.aliases_of(key), origins=origins
-        )
+        aliases = index.aliases_of(key)
+        if aliases:
+            origins["aliases"] = Origin(index.alias_layers(key))
+        info = build(index.callable(key), index.entry(key), rules=self.rules, aliases=aliases, origins=origins)
         index.infos[key] = (dict(entry), info)
         return info
 

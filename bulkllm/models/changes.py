@@ -134,9 +134,7 @@ def without_limits(registry: Registry, kind: Literal["tokens", "rate"]) -> list[
     """The slugs of presets whose model has no known limits of that kind."""
     missing = []
     for slug, preset in registry.presets().items():
-        info = registry.describe(preset.model)
-        known = (info.max_input_tokens and info.max_output_tokens) if kind == "tokens" else (info.rpm or info.tpm)
-        if not known:
+        if not registry.describe(preset.model).has_limits(kind):
             missing.append(slug)
     return missing
 
@@ -151,7 +149,8 @@ def estimate(
     registry.tell_litellm(models.values())
     estimates = []
     for name, model in models.items():
-        prices = registry.describe(model).prices
+        info = registry.describe(model)
+        prices = info.prices
         if prices.get("input_cost_per_token") is None or prices.get("output_cost_per_token") is None:
             estimates.append(Estimate(name, model, None, "no price is known for it"))
             continue
@@ -161,8 +160,14 @@ def estimate(
                 prompt_tokens=input_tokens,
                 completion_tokens=output_tokens,
                 cache_read_input_tokens=cache_read_tokens,
+                # Told nothing, LiteLLM goes looking for the provider, and logs in to some on the way.
+                custom_llm_provider=info.provider if "/" in model else None,
             )
-        except litellm.exceptions.APIError as error:
-            raise ConfigError(f"{model}: LiteLLM cannot price it: {error}") from error
+        except Exception as error:
+            # ModelNotMappedError, which older versions have not: there it is a bare Exception, told by its text alone.
+            if "isn't mapped" not in str(error) and not isinstance(error, litellm.exceptions.BadRequestError):
+                raise
+            estimates.append(Estimate(name, model, None, "LiteLLM's calculator does not know it"))
+            continue
         estimates.append(Estimate(name, model, given + taken))
     return estimates

@@ -47,6 +47,7 @@ class Index:
         self.slugs: set[str] = set()
         self._bare: dict[str, list[str]] | None = None
         self._aliases: dict[str, str] = {}
+        """Each alias, and the kind of the layer that it is from."""
         self._own: set[str] = set()
         self._aliases_of: dict[str, list[str]] | None = None
         for layer in layers:
@@ -56,7 +57,7 @@ class Index:
             slugs = {slug: model for table, _ in layer.presets for slug, model in _slugs(table)}
             self.shorts |= slugs | layer.aliases
             self.slugs = (self.slugs | slugs.keys()) - layer.aliases.keys()
-            self._aliases.update(layer.aliases)
+            self._aliases |= dict.fromkeys(layer.aliases, layer.kind)
             if layer.kind in ("user", "program"):
                 self._own |= slugs.keys() | layer.aliases.keys()
 
@@ -185,6 +186,10 @@ class Index:
                     found.setdefault(target, []).append(alias)
             self._aliases_of = found  # whole, for other threads are looking
         return tuple(self._aliases_of.get(key, ()))
+
+    def alias_layers(self, key: str) -> str:
+        """The kinds of layer that an entry's aliases are from."""
+        return " and ".join(dict.fromkeys(self._aliases[alias] for alias in self.aliases_of(key)))
 
     def _by_last_part(self) -> dict[str, list[str]]:
         if self._bare is None:

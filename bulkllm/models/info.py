@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import date
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 
@@ -31,7 +31,13 @@ _ABILITIES = {
 }
 """Our word for an ability, and LiteLLM's field."""
 
-FIELDS = {**_ABILITIES, "provider": "litellm_provider", "sampling": "supports_sampling_params"}
+FIELDS = {
+    **_ABILITIES,
+    "provider": "litellm_provider",
+    "sampling": "supports_sampling_params",
+    "batch": "supports_batch",
+    "reasoning_efforts": "reasoning_effort_levels",
+}
 """Our fields that LiteLLM names otherwise; the rest has LiteLLM's names."""
 
 
@@ -163,6 +169,12 @@ class ModelInfo(BaseModel):
         """Whether its provider has deprecated it by ``today``."""
         return bool(self.deprecated) or (self.deprecation_date is not None and self.deprecation_date <= today)
 
+    def has_limits(self, kind: Literal["tokens", "rate"]) -> bool:
+        """Whether its limits are known: how many tokens go in and come out, or how many requests or tokens a minute."""
+        if kind == "tokens":
+            return self.max_input_tokens is not None and self.max_output_tokens is not None
+        return self.rpm is not None or self.tpm is not None
+
     def origin(self, field: str) -> Origin | None:
         """Where a field's value (or a price's, under LiteLLM's name for it) comes from; None where there is none.
 
@@ -193,7 +205,7 @@ def build(
     Values of the wrong type are taken for unknown: LiteLLM's map has some, and one bad number there must not make a
     model unusable. (Users' own files are checked before they come here.)
     """
-    from_name: dict[str, Any] = {}
+    from_name: dict[str, Any] = {"version": Origin("name", name)}
     told: dict[str, Any] = {}
     for ours, theirs in _ABILITIES.items():
         told[ours] = _bool(entry.get(theirs))
@@ -207,7 +219,14 @@ def build(
     if company is None:
         company = rules.company(name)
         from_name["company"] = Origin("name", name)
-    provider = _text(entry.get("litellm_provider")) or (name.split("/", 1)[0] if "/" in name else None)
+    family = _text(entry.get("family"))
+    if family is None:
+        family = kin.family if kin else None
+        from_name["family"] = Origin("name", name)
+    provider = _text(entry.get("litellm_provider"))
+    if provider is None:
+        provider = name.split("/", 1)[0] if "/" in name else None
+        from_name[FIELDS["provider"]] = Origin("name", name)
     origin_of = {**from_name, **(origins or {})}
     if "source" not in origin_of and _text(entry.get("source")):
         origin_of["source"] = entry["source"]
@@ -215,7 +234,7 @@ def build(
         name=name,
         provider=rules.provider(provider) if provider else None,
         company=company,
-        family=_text(entry.get("family")) or (kin.family if kin else None),
+        family=family,
         version=".".join(map(str, kin.version)) if kin and kin.version else None,
         mode=_text(entry.get("mode")),
         display_name=_text(entry.get("display_name")),

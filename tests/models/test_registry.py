@@ -288,6 +288,19 @@ as_of = 2026-02-03
     assert info.max_input_tokens == 200
 
 
+def test_what_is_told_by_the_name_is_not_said_to_be_litellms(make_registry: Make) -> None:
+    registry = make_registry('[aliases]\nmini = "gpt-5-mini"\n[[model]]\nname = "gpt-5-mini"\nfamily = "ours"\n')
+    named = registry.get("claude-haiku-4-5")
+    assert {str(named.origin(field)) for field in ("family", "version", "company")} == {"name: claude-haiku-4-5"}
+    mini = registry.get("mini")
+    assert str(mini.origin("family")).startswith("user: ")
+    assert mini.origin("aliases") == Origin("user")
+    levels = registry.get("zai/glm-5.3").origin("reasoning_efforts")
+    assert levels is not None
+    assert levels.layer == "packaged"
+    assert registry.describe("nobody/claude-x").origin("provider") == Origin("name", "nobody/claude-x")
+
+
 def test_a_packaged_fact_corrects_the_map(registry: Registry) -> None:
     info = registry.get("gemini/gemini-3.7-flash")
     assert info.is_deprecated(registry.today())
