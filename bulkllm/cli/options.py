@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import ConfigError
-from ..limits import RateLimit
+from ..limits import RateLimit, load_limits
 from ..limits.spec import Window
 
 _LIMITS = "Limits"
@@ -20,6 +21,10 @@ Otpm = Annotated[float | None, typer.Option("--otpm", help="Output tokens a minu
 MaxInFlight = Annotated[int | None, typer.Option("--max-in-flight", help="Requests under way at once.")]
 Burst = Annotated[float | None, typer.Option("--burst", help="Requests that may start at once after a pause.")]
 WindowName = Annotated[str, typer.Option("--window", help="How the provider counts: bucket or sliding.")]
+LimitsFile = Annotated[
+    Path | None,
+    typer.Option("--limits", help="A file of limits (see `bulkllm limits`); the other options hold beside it."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Say nothing while running.")]
 
@@ -32,12 +37,18 @@ def limits(
     otpm: float | None = None,
     burst: float | None = None,
     window: str = "bucket",
+    file: Path | None = None,
 ) -> list[RateLimit]:
-    """The limits that the options ask for, for each model of the run alike."""
+    """The limits of the file, and those that the options ask for, for each model of the run alike.
+
+    Raises:
+        ConfigError: a limit is wrong, or the file.
+    """
+    found = [] if file is None else load_limits(file)
     if rpm is None and tpm is None and itpm is None and otpm is None:
-        return []
+        return found
     known: Window = window  # type: ignore[assignment]  # RateLimit checks it, with a message for the user
-    return [RateLimit("*", rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=known)]
+    return [*found, RateLimit("*", rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=known)]
 
 
 def keywords(assignments: list[str]) -> dict[str, Any]:

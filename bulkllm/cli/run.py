@@ -50,6 +50,7 @@ def run(
     max_in_flight: shared.MaxInFlight = None,
     burst: shared.Burst = None,
     window: shared.WindowName = "bucket",
+    limits: shared.LimitsFile = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first so many rows.")] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="A malformed line is a failed row, not the end.")
@@ -87,7 +88,9 @@ def run(
         "max_in_flight": max_in_flight,
         **shared.keywords(option or []),
     }
-    client = bulkllm.Client(shared.limits(rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=window))
+    client = bulkllm.Client(
+        shared.limits(rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=window, file=limits)
+    )
     result = client.run(
         file,
         model=model,

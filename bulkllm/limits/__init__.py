@@ -1,8 +1,21 @@
 """The rate limiter: limits as values, counting over time, queues, and waiting in threads and event loops."""
 
+from .configured import load_limits
+from .fetch import fetch_limits
 from .limiter import RateLimiter
+from .published import published_limits
 from .reservation import Reservation
 from .spec import RateLimit
 from .status import LimitStatus, PoolStatus, QuotaStatus
 
-__all__ = ["LimitStatus", "PoolStatus", "QuotaStatus", "RateLimit", "RateLimiter", "Reservation"]
+__all__ = [
+    "LimitStatus",
+    "PoolStatus",
+    "QuotaStatus",
+    "RateLimit",
+    "RateLimiter",
+    "Reservation",
+    "fetch_limits",
+    "load_limits",
+    "published_limits",
+]

@@ -57,7 +57,7 @@ def fetch_limits(
         today: the day to be noted; for tests.
 
     Raises:
-        ConfigError: there is no such provider, or no key is set for any.
+        ConfigError: there is no such provider, or no key is set for any, or a part is named of one that is not asked.
     """
     rows = admin_rows()
     for name in [*providers, *(parts or {})]:
@@ -68,6 +68,9 @@ def fetch_limits(
     if not wanted:
         known = "; ".join(f"{' or '.join(row.keys)}: {row.key_hint}" for row in rows.values())
         raise ConfigError(f"no admin key is set. {known}")
+    for name, named in (parts or {}).items():
+        if name not in wanted:
+            raise ConfigError(f"{named!r} is a part of {name}, whose limits are not asked for: name {name} too")
     results = []
     for name in wanted:
         part = (parts or {}).get(name)

@@ -1,0 +1,222 @@
+"""``bulkllm limits``: what an account may do: read from the provider, kept in a file, learned, published."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options as shared
+
+if TYPE_CHECKING:
+    from ..limits import RateLimit
+    from ..limits.configured import ConfiguredLimit
+    from ..limits.fetch import FetchResult
+    from ..limits.learned import LearnedLimits
+
+app = typer.Typer(
+    name="limits",
+    help="Read, show and keep what your accounts may do.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+File = Annotated[
+    Path | None,
+    typer.Option("--file", "-f", help="A file of limits; by default limits.toml in the configuration directory."),
+]
+_NUMBERS = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "max_in_flight", "burst")
+
+
+@app.command()
+def fetch(
+    providers: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[anthropic openai]", help="By default all that an admin key is set for."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file; by default limits.toml in the configuration directory."),
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", help="OpenAI: the project that your calls' key belongs to.")
+    ] = None,
+    workspace: Annotated[
+        str | None, typer.Option("--workspace", help="Anthropic: the workspace that your calls' key belongs to.")
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")] = 30.0,
+    as_json: shared.AsJson = False,
+) -> None:
+    """Read your limits from the provider with an admin key, and keep them in a file.
+
+    Admin keys come from the environment: ANTHROPIC_ADMIN_KEY, OPENAI_ADMIN_KEY. They are not the keys that calls are
+    made with, and are written nowhere. What you wrote into the file yourself stays as it is. Use it with
+    `bulkllm run --limits FILE` or `bulkllm.Client(bulkllm.load_limits())`.
+
+    Exit codes: 0 all were read, 1 some or all were not (standard error says why), 2 bad usage.
+    """
+    from ..limits.admin import admin_rows
+    from ..limits.configured import limits_path, save_fetched
+    from ..limits.fetch import fetch_limits
+    from .exits import ALL_DONE, SOME_FAILED, complain
+
+    words = {"project": project, "workspace": workspace}
+    parts = {
+        name: part for name, row in admin_rows().items() if row.part is not None and (part := words[row.part.word])
+    }
+    results = fetch_limits(providers or (), parts=parts, timeout=timeout)
+    done = [result for result in results if result.reason is None]
+    path = limits_path(output)
+    if done:
+        save_fetched(path, [one for result in done for one in result.limits], [result.provider for result in done])
+    if as_json:
+        _print({"file": str(path) if done else None, "providers": [_fetched(result) for result in results]})
+    else:
+        for result in done:
+            sys.stdout.write(f"{result.provider}: {len(result.limits)} limits, kept in {path}\n")
+            if result.ignored:
+                sys.stdout.write(f"  not limits of calls, left out: {', '.join(result.ignored)}\n")
+    for result in results:
+        if result.message is not None:
+            complain(result.message)
+    raise typer.Exit(ALL_DONE if len(done) == len(results) else SOME_FAILED)
+
+
+@app.command()
+def show(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="LiteLLM's names, such as openai/gpt-5-mini.")
+    ] = None,
+    file: File = None,
+    as_json: shared.AsJson = False,
+) -> None:
+    """Show the limits in your file, those that were learned from answers, and, for MODELs, what providers publish.
+
+    Those of the file hold in runs that are given it; learned ones hold where nothing is given; published ones are the
+    last resort, and hold nowhere unless you take them.
+    """
+    from ..errors import ConfigError
+    from ..limits.configured import limits_path, read_limits
+    from ..limits.learned import learned_path, load
+    from ..limits.published import published, published_tiers
+
+    path, learned_at = limits_path(file), learned_path()
+    if file is not None and not path.exists():
+        raise ConfigError(f"{path}: there is no such file")
+    configured = [one for one in read_limits(path) if _holds(one.limit, models)] if path.exists() else []
+    learned = [one for one in load(learned_at) if not models or one.model in models]
+    tiers = [tier for entry in published() for tier in entry.tiers.values() if models and _holds(tier.limit, models)]
+    if as_json:
+        _print(
+            {
+                "configured": {"file": str(path), "limits": [_configured(one) for one in configured]},
+                "learned": {"file": str(learned_at), "limits": [one.to_dict() for one in learned]},
+                "published": [_configured(one) for one in tiers],
+            }
+        )
+        return
+    lines = [f"configured  {path}" if path.exists() else f"configured  nothing: `bulkllm limits fetch` makes {path}"]
+    lines += _table([_line(one) for one in configured])
+    lines += [f"learned     {learned_at}" if learned else "learned     nothing"]
+    lines += _table([_learned_line(one) for one in learned])
+    if models:
+        lines += ["published   (by tier; nothing holds of it unless you take it)" if tiers else "published   nothing"]
+        lines += _table([_line(one) for one in tiers])
+    else:
+        known = ", ".join(f"{provider} ({', '.join(names)})" for provider, names in published_tiers().items())
+        lines += [f"published   {known}: see `bulkllm limits published`"]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+@app.command()
+def published(
+    provider: Annotated[str | None, typer.Argument(help="LiteLLM's name of it, such as openai.")] = None,
+    tier: Annotated[str | None, typer.Argument(help="The provider's name of the tier.")] = None,
+    as_toml: Annotated[bool, typer.Option("--toml", help="Print tables for a file of limits.")] = False,
+    as_json: shared.AsJson = False,
+) -> None:
+    """Show what providers publish of their tiers, with the page and the day.
+
+    The last resort: your account's own limits may be other ones.
+    """
+    from ..errors import ConfigError
+    from ..limits.configured import as_toml as table_of
+    from ..limits.published import published_tier, published_tiers
+
+    known = published_tiers()
+    if provider is not None and provider not in known:
+        raise ConfigError(f"no published limits of {provider!r} are known; there are those of {', '.join(known)}")
+    wanted = [
+        (name, each)
+        for name in ([provider] if provider is not None else known)
+        for each in ([tier] if tier is not None else known[name])
+    ]
+    found = [one for name, each in wanted for one in published_tier(name, each)]
+    if as_json:
+        _print([_configured(one) for one in found])
+    elif as_toml:
+        sys.stdout.write("\n".join(table_of(one) for one in found))
+    else:
+        sys.stdout.write("\n".join(_table([_line(one) for one in found])) + "\n")
+
+
+def _print(value: object) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def _holds(limit: RateLimit, models: list[str] | None) -> bool:
+    return not models or any(limit.matches(model) for model in models)
+
+
+def _fetched(result: FetchResult) -> dict[str, Any]:
+    return {
+        "provider": result.provider,
+        "limits": [_configured(one) for one in result.limits],
+        "ignored": list(result.ignored),
+        "reason": result.reason,
+        "message": result.message,
+    }
+
+
+def _configured(one: ConfiguredLimit) -> dict[str, Any]:
+    limit = one.limit
+    numbers = {key: getattr(limit, key) for key in _NUMBERS if getattr(limit, key) is not None}
+    return {
+        "name": limit.name,
+        "models": list(limit.models),
+        **numbers,
+        "period": limit.period,
+        "window": limit.window,
+        "source": one.source or None,
+        "as_of": None if one.as_of is None else one.as_of.isoformat(),
+    }
+
+
+def _line(one: ConfiguredLimit) -> tuple[str, str, str]:
+    limit = one.limit
+    numbers = [
+        f"{getattr(limit, key):,} {key.replace('_', ' ')}" for key in _NUMBERS if getattr(limit, key) is not None
+    ]
+    if limit.period != 60:  # noqa: PLR2004 - a minute, of which rpm speaks by its name
+        numbers.append(f"in {limit.period:g} s")
+    told = f"{'fetched' if one.fetched else 'as of'} {one.as_of}" if one.as_of is not None else "written by hand"
+    return limit.name, ", ".join(numbers), f"{told}, {one.source}" if one.source else told
+
+
+def _learned_line(one: LearnedLimits) -> tuple[str, str, str]:
+    numbers = [f"{quota.amount:,g} {name}" for name, quota in one.quotas.items()]
+    numbers += [f"{one.rate:,.3g} a second went well"] if one.rate is not None else []
+    numbers += [one.window] if one.window is not None else []
+    until = "until" if one.holds_at(datetime.now(UTC)) else "expired"
+    where = f"{one.endpoint}, account {one.scope}"
+    return one.model, ", ".join(numbers), f"{until} {one.expires_at:%Y-%m-%d %H:%M}, {where}"
+
+
+def _table(rows: list[tuple[str, str, str]]) -> list[str]:
+    """Columns under each other."""
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    return [f"  {name:<{widths[0]}}  {numbers:<{widths[1]}}  {told}".rstrip() for name, numbers, told in rows]
