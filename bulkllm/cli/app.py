@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import demo, fake_provider, models, run
+from . import demo, fake_provider, limits, models, run
 
 app = typer.Typer(
     name="bulkllm",
@@ -39,3 +39,4 @@ app.command(name="run")(run.run)
 app.command(name="demo")(demo.demo)
 app.command(name="fake-provider")(fake_provider.fake_provider)
 app.add_typer(models.app)
+app.add_typer(limits.app)
