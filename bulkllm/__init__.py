@@ -41,7 +41,15 @@ if TYPE_CHECKING:
         RunLocked,
         RunStopped,
     )
-    from .limits import LimitStatus, RateLimit, RateLimiter, Reservation
+    from .limits import (
+        LimitStatus,
+        RateLimit,
+        RateLimiter,
+        Reservation,
+        fetch_limits,
+        load_limits,
+        published_limits,
+    )
     from .models import LLMConfig, ModelInfo
 
 __version__ = "0.1.0"
@@ -84,7 +92,10 @@ __all__ = [
     "configure",
     "embedding",
     "errors",
+    "fetch_limits",
+    "load_limits",
     "models",
+    "published_limits",
     "record_of",
     "responses",
     "run",
@@ -105,7 +116,9 @@ _HOMES = {
         "BudgetExceeded", "BulkLLMError", "CacheError", "ConfigError", "ImpossibleRequest", "IncompatibleLiteLLM",
         "InvalidAnswer", "LimitError", "LimitTimeout", "RequestFileError", "RowFailed", "RunLocked", "RunStopped",
     ),
-    "limits": ("LimitStatus", "RateLimit", "RateLimiter", "Reservation"),
+    "limits": (
+        "LimitStatus", "RateLimit", "RateLimiter", "Reservation", "fetch_limits", "load_limits", "published_limits",
+    ),
     "models": ("LLMConfig", "ModelInfo"),
 }  # fmt: skip
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
