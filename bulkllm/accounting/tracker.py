@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import Any, Literal, Self, TypeVar
 from .._mailbox import Mailbox
 from ..errors import ConfigError
 from .record import UsageRecord
+from .sinks import Sink, sink_at
 from .totals import Totals, sound
 
 _log = logging.getLogger(__name__)
@@ -51,10 +53,18 @@ class UsageTracker:
 
     Args:
         name: what the tracker is called in reports.
+        sink: is handed each record besides: the path of a JSONL file (or of an SQLite database: ``.sqlite``, ``.db``),
+            or a :class:`JSONLSink`, a :class:`SQLiteSink` or one of one's own. One made from a path is complete after
+            :meth:`close`, or at the end of the program.
+
+    Raises:
+        ConfigError: the sink cannot be written to.
     """
 
-    def __init__(self, name: str | None = None) -> None:
+    def __init__(self, name: str | None = None, *, sink: Sink | str | os.PathLike[str] | None = None) -> None:
         self.name = name
+        self._owns_sink = isinstance(sink, str | os.PathLike)
+        self._sink: Sink | None = sink_at(sink) if isinstance(sink, str | os.PathLike) else sink
         self._cells: dict[_Cell, Totals] = {}
         self._tags: dict[str, Totals] = {}
         self._unsaid: deque[str] = deque(maxlen=8)
@@ -66,8 +76,21 @@ class UsageTracker:
     def record(self, record: UsageRecord) -> None:
         """Count a call. Never waits and never raises; safe in a finaliser."""
         self._mailbox.post(record)
+        if self._sink is not None:
+            self._sink.put(record)
         if self._unsaid:
             self._say()
+
+    def close(self) -> None:
+        """Have all records written to the sink, if it was made from a path. The tracker goes on counting.
+
+        Raises:
+            OSError: some cannot be written.
+        """
+        sink = self._sink
+        if sink is not None and self._owns_sink:
+            self._sink = None
+            sink.close()
 
     def _count(self, record: UsageRecord) -> None:
         """Take a record in; the lock is held, so nothing is logged here."""
