@@ -77,7 +77,8 @@ def fetch(
         _print({"file": str(path) if done else None, "providers": [_fetched(result) for result in results]})
     else:
         for result in done:
-            sys.stdout.write(f"{result.provider}: {len(result.limits)} limits, kept in {path}\n")
+            many = "1 limit" if len(result.limits) == 1 else f"{len(result.limits)} limits"
+            sys.stdout.write(f"{result.provider}: {many}, kept in {path}\n")
             if result.ignored:
                 sys.stdout.write(f"  not limits of calls, left out: {', '.join(result.ignored)}\n")
     for result in results:

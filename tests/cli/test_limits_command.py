@@ -120,9 +120,9 @@ def test_fetch_keeps_the_limits_in_the_file_that_is_read(
     path = tmp_path / "config" / "limits.toml"
     assert done.code == 0, done.err
     assert done.out.splitlines() == [
-        f"anthropic: 1 limits, kept in {path}",
+        f"anthropic: 1 limit, kept in {path}",
         "  not limits of calls, left out: web_things",
-        f"openai: 1 limits, kept in {path}",
+        f"openai: 1 limit, kept in {path}",
     ]
     assert asked == ["/anthropic", "/openai/proj_1"]
     assert [(limit.name, limit.rpm) for limit in bulkllm.load_limits()] == [

@@ -105,6 +105,7 @@ ANTHROPIC = {
             novel_things_per_minute=7,
         ),
         anthropic_entry(None, "batch", enqueued_batch_requests=500_000),
+        anthropic_entry(None, "token_count", requests_per_minute=8000),
     ],
     "next_page": None,
 }
@@ -385,9 +386,10 @@ def test_no_project_at_all_is_said(admin: Admin) -> None:
 def test_a_missing_or_mangled_key_is_not_sent(admin: Admin) -> None:
     (missing,) = fetched("openai", environ={"ANTHROPIC_ADMIN_KEY": KEY})
     assert (missing.reason, missing.message) == ("no_key", "openai: no key; set OPENAI_ADMIN_KEY")
-    (mangled,) = fetched("openai", environ={"OPENAI_ADMIN_KEY": "sk-admin-se\ncret"})
-    assert mangled.reason == "bad_key"
-    assert "cret" not in str(mangled.message)
+    for key in ("sk-admin-se\ncret", "sk-admin-se cret", "sk-admin-se\u00e9cret"):
+        (mangled,) = fetched("openai", environ={"OPENAI_ADMIN_KEY": key})
+        assert mangled.reason == "bad_key"
+        assert "cret" not in str(mangled.message)
     assert admin.seen == []
 
 
