@@ -22,6 +22,7 @@ from .dialects import (
     Kind,
     RequestError,
     Route,
+    check,
     error_body,
     family_of,
     find_route,
@@ -132,7 +133,10 @@ class Engine:
         """Decide what a request gets."""
         route = find_route(request.path, request.headers)
         if route is None:
-            message = f"Unknown path {request.path}: OpenAI's are below /v1 (openai_base), Anthropic's is /v1/messages."
+            message = (
+                f"Unknown path {request.path}: OpenAI's are below /v1 (openai_base), Anthropic's is /v1/messages, and "
+                "others are below /as/<provider> (base_of)."
+            )
             return self._reject(request, 404, message, code="unknown_url")
         if not self._keys.accept(request.headers):
             return self._reject(request, 401, "Incorrect API key provided.")
@@ -145,7 +149,12 @@ class Engine:
             return self._reject(request, 405, "This endpoint takes POST.")
         endpoint = self._endpoints[route.kind]
         try:
-            ask = endpoint.read(_body(request, route))
+            body = _body(request, route)
+            ask = endpoint.read(body)
+            if route.provider is not None:
+                by_path = ("model", "stream") if route.kind == "google" else ()
+                told = {field: value for field, value in body.items() if field not in by_path}
+                check(route.provider, route.kind, ask.model, told)
         except RequestError as error:
             return self._reject(request, error.status, str(error), param=error.param)
         except RecursionError:
@@ -329,4 +338,6 @@ def _body(request: Request, route: Route) -> dict[str, Any]:
         raise RequestError("The JSON body of a request must be an object.")
     if route.deployment is not None:
         value["model"] = route.deployment
+    if route.streams:
+        value["stream"] = True
     return value

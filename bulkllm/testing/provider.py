@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from ..errors import ConfigError
 from .connection import Connection
 from .control import control
-from .dialects import endpoints
+from .dialects import checked_base, endpoints
 from .engine import Engine, Latency
 from .faults import Fault, FaultPlan
 from .headers import HEADER_STYLES, HeaderStyle
@@ -32,7 +32,8 @@ class FakeProvider:
     """A provider of language models on this machine: real HTTP, real limits, real faults, made-up text.
 
     It speaks OpenAI's chat completions, text completions, embeddings and responses (streams with and without usage;
-    Azure's paths too) and Anthropic's messages (with their events, header names and prompt cache)::
+    Azure's paths too), Anthropic's messages (with their events, header names and prompt cache), Gemini's
+    generateContent and Cohere's chat (the last two with OpenAI's errors and headers)::
 
         with FakeProvider(rpm=600, faults=[Fault("status", status=500, rate=0.05)], seed=1) as server:
             litellm.completion("openai/fake-model", messages, api_base=server.openai_base, api_key="sk-fake")
@@ -178,6 +179,18 @@ class FakeProvider:
     def anthropic_base(self) -> str:
         """The ``api_base`` for ``anthropic/`` models."""
         return self.url
+
+    def base_of(self, provider: str) -> str:
+        """The ``api_base`` for a provider's models, by LiteLLM's name of it ("openrouter", "gemini", "deepseek", ...).
+
+        Requests there are held against what that provider accepts (which fields, which values, what may not go
+        together); what it would refuse is answered with 400, in its words where they are known. What is known of each
+        stands in ``dialects/accepts.toml``.
+
+        Raises:
+            ConfigError: nothing is known of that provider.
+        """
+        return checked_base(self.url, provider)
 
     def start(self) -> Self:
         """Start serving, and return when connections are accepted.

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from ..errors import ConfigError
 from .control import LIMITS, REPORT, RESET, REVOKE
+from .dialects import checked_base
 from .faults import Fault
 from .limits import ProviderLimits
 from .report import ProviderReport
@@ -71,6 +72,10 @@ class SpawnedProvider:
     def anthropic_base(self) -> str:
         """The ``api_base`` for ``anthropic/`` models."""
         return self.url
+
+    def base_of(self, provider: str) -> str:
+        """The ``api_base`` for a provider's models; see :meth:`FakeProvider.base_of`."""
+        return checked_base(self.url, provider)
 
     @property
     def pid(self) -> int:

@@ -5,6 +5,7 @@ What may live here: one module for each shape of endpoint, each pure: JSON in, b
 
 from __future__ import annotations
 
+from .accepts import check, checked_base
 from .base import Ask, Endpoint, Event, Family, Reply, RequestError, error_body, quota_error, refusal_body, sse
 from .routes import Kind, Route, endpoints, family_of, find_route, listed_models
 
@@ -17,6 +18,8 @@ __all__ = [
     "Reply",
     "RequestError",
     "Route",
+    "check",
+    "checked_base",
     "endpoints",
     "error_body",
     "family_of",

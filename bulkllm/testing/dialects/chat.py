@@ -44,7 +44,7 @@ class ChatCompletions:
     def reply(self, ask: Ask, writer: Writer, serial: int, created: int, *, empty: bool = False) -> Reply:
         """Answer it."""
         drafts = [] if empty else [_draft(ask, writer, index) for index in range(ask.choices)]
-        head = {"id": f"chatcmpl-{serial:08x}", "created": created, "model": ask.model}
+        head = {"id": f"chatcmpl-{serial:08x}", "created": created, "model": ask.model, "service_tier": "default"}
         logprobs = ask.body.get("logprobs") is True
         top = ask.body.get("top_logprobs") or 0
         if ask.stream:

@@ -1,18 +1,25 @@
-"""Which path is which endpoint, in whose dialect. What may live here: paths, and the lists of models."""
+"""Which path is which endpoint, in whose dialect. What may live here: paths, and the lists of models.
+
+Below ``/as/<provider>`` are the same paths for a provider whose requests are held against what it accepts.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
+from .accepts import providers
 from .base import Endpoint, Family, to_json
 from .chat import ChatCompletions, TextCompletions
+from .cohere import CohereChat
 from .embeddings import Embeddings
+from .google import GenerateContent
 from .messages import Messages
 from .responses import Responses
 
-Kind: TypeAlias = Literal["chat", "text", "embeddings", "responses", "messages", "models"]
+Kind: TypeAlias = Literal["chat", "text", "embeddings", "responses", "messages", "google", "cohere", "models"]
 
 _PATHS: dict[str, Kind] = {
     "chat/completions": "chat",
@@ -23,14 +30,26 @@ _PATHS: dict[str, Kind] = {
     "models": "models",
 }
 _AZURE = "/openai/"
+_AS = "/as/"
+_GOOGLE = re.compile(r"(?:/v1beta|/v1)?/models/([^/:]+):(generateContent|streamGenerateContent)")
 
 
 class Route(NamedTuple):
-    """Where a path leads: which endpoint, whose dialect, and Azure's deployment if the path names one."""
+    """Where a path leads: which endpoint, in whose dialect.
+
+    Attributes:
+        kind: which endpoint.
+        family: whose errors and headers.
+        deployment: the model, where the path names it: Azure's deployment, Gemini's model.
+        streams: the path says that the answer is a stream.
+        provider: whose rules the request is held against; None for nobody's.
+    """
 
     kind: Kind
     family: Family
     deployment: str | None = None
+    streams: bool = False
+    provider: str | None = None
 
 
 def endpoints(dimensions: int) -> Mapping[Kind, Endpoint]:
@@ -41,6 +60,8 @@ def endpoints(dimensions: int) -> Mapping[Kind, Endpoint]:
         "embeddings": Embeddings(dimensions),
         "responses": Responses(),
         "messages": Messages(),
+        "google": GenerateContent(),
+        "cohere": CohereChat(),
     }
 
 
@@ -49,6 +70,15 @@ def find_route(path: str, headers: Mapping[str, str]) -> Route | None:
 
     Models may be listed in OpenAI's and in Anthropic's shape at the same path; the version header tells which.
     """
+    provider, path = _whose(path)
+    if provider is not None:
+        found = find_route(path, headers) if provider in providers() else None
+        return None if found is None else found._replace(provider=provider)
+    match = _GOOGLE.fullmatch(path)
+    if match is not None:
+        return Route("google", "openai", unquote(match[1]), streams=match[2].startswith("stream"))
+    if path == "/v2/chat":
+        return Route("cohere", "openai")
     if path.startswith("/v1/"):
         kind = _PATHS.get(path[4:])
         if kind is None:
@@ -68,9 +98,18 @@ def find_route(path: str, headers: Mapping[str, str]) -> Route | None:
 
 def family_of(path: str) -> Family:
     """Whose error shape a path gets, also if it leads nowhere."""
+    path = _whose(path)[1]
     if path.startswith("/v1/messages"):
         return "anthropic"
     return "azure" if path.startswith(_AZURE) else "openai"
+
+
+def _whose(path: str) -> tuple[str | None, str]:
+    """The provider that a path names, and the path below."""
+    if not path.startswith(_AS):
+        return None, path
+    provider, _, rest = path[len(_AS) :].partition("/")
+    return unquote(provider), f"/{rest}"
 
 
 def listed_models(family: Family, names: Iterable[str]) -> bytes:
