@@ -204,6 +204,8 @@ def _line(one: ConfiguredLimit) -> tuple[str, str, str]:
     ]
     if limit.period != 60:  # noqa: PLR2004 - a minute, of which rpm speaks by its name
         numbers.append(f"in {limit.period:g} s")
+    if limit.window is not None:
+        numbers.append(limit.window)
     told = f"{'fetched' if one.fetched else 'as of'} {one.as_of}" if one.as_of is not None else "written by hand"
     return limit.name, ", ".join(numbers), f"{told}, {one.source}" if one.source else told
 
