@@ -137,8 +137,11 @@ def get(
         )
     except requests.Timeout:
         raise Failure("timeout", f"{whom.name}: no answer within {timeout:g} s from {url}; try again") from None
-    except requests.ConnectionError:
-        raise Failure("unreachable", f"{whom.name}: {url} cannot be reached; is there a network?") from None
+    except requests.ConnectionError as error:
+        if error.args and type(error.args[0]).__name__ == "ReadTimeoutError":  # requests' word for a body that stops
+            raise Failure("timeout", f"{whom.name}: the answer of {url} stopped for {timeout:g} s; try again") from None
+        kind = type(error).__name__
+        raise Failure("unreachable", f"{whom.name}: {url} cannot be reached ({kind}); is there a network?") from None
     except requests.RequestException as error:
         kind = type(error).__name__
         raise Failure("http_error", f"{whom.name}: the request to {url} failed ({kind})") from None

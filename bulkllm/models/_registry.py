@@ -81,7 +81,7 @@ class Registry:
         """
         index = self._current()
         try:
-            return self._info(index, index.find(name))
+            return index.info(index.find(name))
         except ConfigError as error:
             if not self.problems:
                 raise
@@ -153,28 +153,10 @@ class Registry:
         resolved = index.resolve(name)
         key = index.key(resolved)
         if key is not None:
-            return self._info(index, key)
+            return index.info(key)
         from .info import build
 
         return build(resolved, {}, rules=self.rules, known=False)
-
-    def _info(self, index: Index, key: str) -> ModelInfo:
-        kept = index.infos.get(key)
-        entry = index.catalogue.get(key, {})
-        if kept is not None and kept[0] == entry:  # LiteLLM may have changed its entry in place
-            return kept[1]
-        from .info import Origin, build
-
-        origins: dict[str, Any] = {}
-        for kind, statement in index.overlays.get(key, ()):
-            origin = Origin(kind, statement.source, statement.as_of)
-            origins.update(dict.fromkeys(statement.fields, origin))
-        aliases = index.aliases_of(key)
-        if aliases:
-            origins["aliases"] = Origin(index.alias_layers(key))
-        info = build(index.callable(key), index.entry(key), rules=self.rules, aliases=aliases, origins=origins)
-        index.infos[key] = (dict(entry), info)
-        return info
 
     # ---- presets and selections
 

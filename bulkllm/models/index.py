@@ -40,7 +40,7 @@ class Index:
         self.catalogue = catalogue
         self._meanings: dict[tuple[str, bool], tuple[str, str | None]] = {}
         self.found: dict[str, str] = {}
-        self.infos: dict[str, tuple[dict[str, Any], ModelInfo]] = {}
+        self._infos: dict[str, tuple[dict[str, Any], ModelInfo]] = {}
         self._rules = rules
         self.overlays: dict[str, list[tuple[str, Statement]]] = {}
         self.shorts: dict[str, str] = {}
@@ -176,6 +176,24 @@ class Index:
             entry.update(statement.fields)
         return entry
 
+    def info(self, key: str) -> ModelInfo:
+        """An entry as a value. The same one, until LiteLLM changes its entry in place."""
+        kept = self._infos.get(key)
+        entry = self.catalogue.get(key, {})
+        if kept is not None and kept[0] == entry:
+            return kept[1]
+        from .info import Origin, build
+
+        origins: dict[str, Any] = {}
+        for kind, statement in self.overlays.get(key, ()):
+            origins.update(dict.fromkeys(statement.fields, Origin(kind, statement.source, statement.as_of)))
+        aliases = self.aliases_of(key)
+        if aliases:
+            origins["aliases"] = Origin(" and ".join(dict.fromkeys(self._aliases[alias] for alias in aliases)))
+        info = build(self.callable(key), self.entry(key), rules=self._rules, aliases=aliases, origins=origins)
+        self._infos[key] = (dict(entry), info)
+        return info
+
     def aliases_of(self, key: str) -> tuple[str, ...]:
         """The aliases of an entry; presets' slugs are none."""
         if self._aliases_of is None:
@@ -186,10 +204,6 @@ class Index:
                     found.setdefault(target, []).append(alias)
             self._aliases_of = found  # whole, for other threads are looking
         return tuple(self._aliases_of.get(key, ()))
-
-    def alias_layers(self, key: str) -> str:
-        """The kinds of layer that an entry's aliases are from."""
-        return " and ".join(dict.fromkeys(self._aliases[alias] for alias in self.aliases_of(key)))
 
     def _by_last_part(self) -> dict[str, list[str]]:
         if self._bare is None:
