@@ -10,12 +10,13 @@ import asyncio
 import contextvars
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import models
-from ..accounting import UsageTracker
+from ..accounting import Amount, Budget, UsageTracker
 from ..errors import ConfigError
 from .engine import Call, Emit, Engine
 from .intake import Intake, PoolName, Waiting, scan
@@ -26,6 +27,7 @@ from .recorder import Recorder
 from .request import Shaper
 from .result import ResultRow, RunResult
 from .sources import Indexed, Requests, Streamed, files_of, open_source
+from .spent import spent_in
 from .template import prompt_template
 from .verdict import ASK_AGAIN
 
@@ -75,6 +77,7 @@ class Job:
         call: asks one row.
         emit: is given each finished row.
         keep: keep the finished rows for the result.
+        budget: what the rows may use in all, those of earlier runs included.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Job:
         call: Call,
         emit: Emit | None,
         keep: bool,
+        budget: Budget | None = None,
     ) -> None:
         model, options, system = _from_preset(settings.model, options)
         self._shaper = Shaper(
@@ -101,6 +105,8 @@ class Job:
         self._emit = self._keep_and_emit if keep else emit
         self._kept: list[ResultRow] = []
         self._usage = UsageTracker("run")
+        self._budget = budget
+        self._before = Amount(0.0, 0.0, 0.0)
         self._table = KeyTable()
         self._source: Indexed | Streamed = open_source(requests)
         self._output = None if settings.output is None else Path(settings.output)
@@ -146,13 +152,15 @@ class Job:
         speed = Speed(self._loop.time)
         whole = False
         try:
-            with self._usage:
+            with self._usage, nullcontext() if self._budget is None else self._budget:
                 parts, lines = await self._in_thread(self._open)
                 whole = await self._ask(parts, lines, speed)
         finally:
             if self._parts is not None:
                 opened = self._parts
                 await opened.engine.clear()
+                if self._budget is not None and opened.journal is not None:
+                    self._budget.carry(str(opened.journal.path), self._used(), counted=True)
                 await self._in_thread(lambda: self._close(opened, whole=whole))
             self._display.close()
         engine = parts.engine
@@ -172,6 +180,14 @@ class Job:
             output=self._output,
             _rows=sorted(self._kept, key=lambda row: row.index),
             _table=None if parts.journal is None else self._table,
+        )
+
+    def _used(self) -> Amount:
+        """What this run and the earlier ones into the same file have used."""
+        total, before = self._usage.total, self._before
+        asked = total.requests - total.cached
+        return Amount(
+            before.cost + total.cost + total.uncertain_cost, before.tokens + total.total_tokens, before.requests + asked
         )
 
     def _unexplained(self, parts: _Parts, progress: Progress) -> str | None:
@@ -204,6 +220,9 @@ class Job:
         try:
             if self._output is not None:
                 journal = Journal(self._output, self._table, inputs=files_of(source))
+                if self._budget is not None:
+                    self._before = spent_in(journal)
+                    self._budget.carry(str(journal.path), self._before)
                 journal.start()
             intake = Intake(
                 self._shaper,

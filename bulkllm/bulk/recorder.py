@@ -20,6 +20,7 @@ from .journal import Journal
 from .keytable import State
 from .lines import Head, encode, encode_columns, result_line
 from .result import RowError
+from .spent import spent_on
 
 logger = logging.getLogger(__name__)
 
@@ -126,13 +127,16 @@ class Recorder:
     ) -> None:
         assert self._journal is not None  # noqa: S101 - both callers have looked
         cost = None if record is None else record.cost
+        told = {} if record is None else record.to_dict()
+        if self._journal.table.state[slot] != State.NEW:
+            told |= _before(self._journal, slot)
         columns, crc = encode_columns(item.carried)
         head = Head(item.key, print_, state, item.index, crc, outcome, cost)
         line = result_line(
             custom_id=item.custom_id,
             head=head,
             columns=columns,
-            record={} if record is None else record.to_dict(),
+            record=told,
             body=body,
             request_id=request_id,
             error=error,
@@ -143,6 +147,16 @@ class Recorder:
             self._unwritten.append((slot, line, head))
             if self.trouble is None:
                 self.trouble = _trouble(self._journal.path, problem)
+
+
+def _before(journal: Journal, slot: int) -> dict[str, Any]:
+    """What the line that is superseded now had cost: a budget counts it."""
+    try:
+        used = spent_on(journal.read(slot))
+    except (OSError, ValueError):
+        logger.warning("what a row of %s had cost before cannot be read again, and is not counted", journal.path)
+        return {}
+    return {"before": used._asdict()} if any(used) else {}
 
 
 def _trouble(path: Path, error: OSError) -> str:

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import nullcontext
 from typing import Any, Final, TypeAlias, cast
 
-from ..accounting import UsageRecord
+from ..accounting import Budget, UsageRecord
 from ..calls import record_of
 from ..client import Client, default_client
 from ..errors import ConfigError, RunStopped
@@ -31,8 +31,8 @@ from .sources import Requests
 
 OnResult: TypeAlias = Callable[[ResultRow], Any]
 
-_OWN: Final = (*Settings.__dataclass_fields__, "client", "on_result", "handle_signals")
-_CLIENTS: Final = ("limits", "retry", "budget", "cache")
+_OWN: Final = (*Settings.__dataclass_fields__, "budget", "client", "on_result", "handle_signals")
+_CLIENTS: Final = ("limits", "retry", "cache")
 _CLOSE: Final = 0.8  # how like an argument of ours an unknown one must be to be taken for a slip of the pen
 _STREAMED: Final = 64  # finished rows that wait for a reader of `stream`
 
@@ -51,6 +51,7 @@ async def arun(
     skip_bad: bool = False,
     limit: int | None = None,
     progress: bool | Callable[[Progress], Any] = True,
+    budget: Budget | None = None,
     client: Client | None = None,
     on_result: OnResult | None = None,
     call: Call | None = None,
@@ -75,8 +76,10 @@ async def arun(
         skip_bad: a row that cannot be understood fails, instead of ending the run before the first call.
         limit: only the first so many rows.
         progress: True for standard error, False for nothing, or a function that takes a `Progress` every second.
-        client: makes the calls; the default one unless given. ``limits``, ``retry``, ``budget`` and ``cache`` (not a
-            dict, which is LiteLLM's) make one for this run instead.
+        budget: what the rows may use in all. What the results file has cost before counts: the same run with a larger
+            budget goes on where this one stopped.
+        client: makes the calls; the default one unless given. ``limits``, ``retry`` and ``cache`` (not a dict, which is
+            LiteLLM's) make one for this run instead.
         on_result: is given each row that this run finishes; may be a coroutine function. While it waits, so does the
             row's place. If it raises, the rows in flight are finished and the error is raised.
         call: asks a row in the client's place: ``async def call(request) -> (response, record or None)``.
@@ -106,8 +109,8 @@ async def arun(
         limit=limit,
         progress=progress,
     )
-    call = _caller(call, client, options)
-    job = Job(requests, settings, options, call=call, emit=_emit(on_result), keep=output is None)
+    call = _caller(call, client, options, budget)
+    job = Job(requests, settings, options, call=call, emit=_emit(on_result), keep=output is None, budget=budget)
     with interrupts(job.interrupt) if handle_signals else nullcontext():
         return await job.go()
 
@@ -126,6 +129,7 @@ def run(
     skip_bad: bool = False,
     limit: int | None = None,
     progress: bool | Callable[[Progress], Any] = True,
+    budget: Budget | None = None,
     client: Client | None = None,
     on_result: OnResult | None = None,
     call: Call | None = None,
@@ -149,8 +153,8 @@ def run(
         limit=limit,
         progress=progress,
     )
-    call = _caller(call, client, options)
-    job = Job(requests, settings, options, call=call, emit=_emit(on_result), keep=output is None)
+    call = _caller(call, client, options, budget)
+    job = Job(requests, settings, options, call=call, emit=_emit(on_result), keep=output is None, budget=budget)
     with interrupts(job.interrupt) if handle_signals else nullcontext():
         try:
             asyncio.get_running_loop()
@@ -173,6 +177,7 @@ async def stream(
     skip_bad: bool = False,
     limit: int | None = None,
     progress: bool | Callable[[Progress], Any] = False,
+    budget: Budget | None = None,
     client: Client | None = None,
     call: Call | None = None,
     **options: Any,
@@ -209,8 +214,8 @@ async def stream(
             if reading:
                 await finished.put(None)
 
-    call = _caller(call, client, options)
-    job = Job(requests, settings, options, call=call, emit=finished.put, keep=False)
+    call = _caller(call, client, options, budget)
+    job = Job(requests, settings, options, call=call, emit=finished.put, keep=False, budget=budget)
     task = asyncio.create_task(work())
     try:
         while (row := await finished.get()) is not None:
@@ -225,8 +230,10 @@ async def stream(
         raise RunStopped(result.stopped)
 
 
-def _caller(call: Call | None, client: Client | None, options: dict[str, Any]) -> Call:
+def _caller(call: Call | None, client: Client | None, options: dict[str, Any], budget: Budget | None) -> Call:
     """What asks a row; what belongs to a client is taken out of the options."""
+    if call is not None and budget is not None:
+        raise ConfigError("call, budget exclude each other: what calls of one's own cost is not known before")
     names = [name for name in _CLIENTS if options.get(name) is not None]
     if "cache" in names and isinstance(options["cache"], dict):
         names.remove("cache")

@@ -52,6 +52,9 @@ def run(
     window: shared.WindowName = "bucket",
     limits: shared.LimitsFile = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first so many rows.")] = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", help="US dollars that the rows may cost in all, earlier runs' included.")
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="A malformed line is a failed row, not the end.")
     ] = False,
@@ -101,6 +104,7 @@ def run(
         retry_failed=retry_failed,
         redo_changed=redo_changed,
         progress=not no_progress,
+        budget=None if budget is None else bulkllm.Budget(budget),
         **{name: value for name, value in wanted.items() if value is not None},
     )
     show_result(result, as_json=as_json)
