@@ -36,7 +36,7 @@ _NUMBERS = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "max_in_flight", "burst"
 def fetch(
     providers: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[anthropic openai]", help="By default all that an admin key is set for."),
+        typer.Argument(metavar="PROVIDER", help="anthropic, openai; by default all that an admin key is set for."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -90,7 +90,7 @@ def fetch(
 @app.command()
 def show(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="LiteLLM's names, such as openai/gpt-5-mini.")
+        list[str] | None, typer.Argument(metavar="MODEL", help="LiteLLM's names, such as openai/gpt-5-mini.")
     ] = None,
     file: File = None,
     as_json: shared.AsJson = False,

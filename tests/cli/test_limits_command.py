@@ -209,6 +209,7 @@ models = "openai/gpt-5*"
 rpm = 500
 tpm = 200000
 max_in_flight = 8
+window = "bucket"
 [[limit]]
 name = "claude"
 models = "anthropic/*"
@@ -227,7 +228,7 @@ def test_show_puts_what_is_known_side_by_side(command: Command, tmp_path: Path) 
     assert done.code == 0, done.err
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
     assert lines[0] == f"configured {path}"
-    assert lines[1] == "openai/gpt-5* 500 rpm, 200,000 tpm, 8 max in flight written by hand"
+    assert lines[1] == "openai/gpt-5* 500 rpm, 200,000 tpm, 8 max in flight, bucket written by hand"
     assert lines[2] == "claude 40,000 itpm, in 30 s, sliding as of 2026-11-01, the console"
     assert lines[3] == f"learned {tmp_path / 'state' / FILE_NAME}"
     assert lines[4].startswith("openai/gpt-5-mini 500 rpm, 200,000 tpm, sliding until ")
