@@ -83,6 +83,13 @@ def main() -> None:
     line(
         "registry.resolve, a LiteLLM name", best(lambda: [registry.resolve("gpt-5-mini") for _ in range(count)]), count
     )
+    line(
+        "registry.called, as a call does it",
+        best(lambda: [registry.called("gpt-5-mini", {}) for _ in range(count)]),
+        count,
+    )
+    registry.introduce("gpt-5-mini")
+    line("registry.introduce, likewise", best(lambda: [registry.introduce("gpt-5-mini") for _ in range(count)]), count)
     line("registry.get, one name", best(lambda: [registry.get("gpt-5-mini") for _ in range(count)]), count)
     line(
         "litellm.get_model_info, one name",

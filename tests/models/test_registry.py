@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -368,6 +369,24 @@ meaning = "what runs in the cellar"
         "model": "openai/house-model", "temperature": 0.0, "reasoning_effort": "low",
         "api_base": "http://localhost:8000/v1",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("page", ["docs/models.md", "CONTRIBUTING.md"])
+def test_the_files_that_the_documentation_shows_are_good(page: str, make_registry: Make) -> None:
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    shown = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert shown
+    registry = make_registry("\n".join(shown))
+    assert registry.problems == ()
+    registry.presets()
+    assert registry.problems == ()
+    if page == "docs/models.md":
+        assert registry.get("house").input_price == 0.2
+        assert registry.select("ours", "slug:gpt-4.1-mini")
+        assert registry.preset("thinker-high") is not None
+    else:
+        assert registry.get("openai/gpt-7").max_input_tokens == 2_000_000
+        assert registry.providers()["example"].keys == ("EXAMPLE_API_KEY",)
 
 
 def test_a_users_preset_takes_the_place_of_a_packaged_one_and_its_variants(make_registry: Make) -> None:
