@@ -317,3 +317,12 @@ def test_the_help_of_limits_loads_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "groq tier free: openai/gpt-oss-120b" in done.stdout
+
+
+def test_a_client_holds_calls_back_by_the_file(command: Command, tmp_path: Path) -> None:
+    write(tmp_path, '[[limit]]\nmodels = "openai/gpt-5*"\nrpm = 1\nwindow = "bucket"\n')
+    limiter = bulkllm.Client(bulkllm.load_limits()).limiter
+    first = limiter.try_reserve("openai/gpt-5-mini")
+    assert first is not None
+    assert limiter.try_reserve("openai/gpt-5-mini") is None
+    assert limiter.status("openai/gpt-5-mini").waiting == 0
