@@ -288,7 +288,8 @@ class Registry:
         if self._introduced_at != self._stack.generation or name not in self._introduced:
             with self._lock:
                 if self._introduced_at != self._stack.generation:
-                    self._introduced_at, self._introduced = self._stack.generation, set()
+                    self._introduced = set()  # before the number, for others look at that first
+                    self._introduced_at = self._stack.generation
                 self.tell_litellm([name])
                 self._introduced.add(name)
         return self._introduced_at

@@ -150,8 +150,7 @@ def estimate(
     estimates = []
     for name, model in models.items():
         info = registry.describe(model)
-        prices = info.prices
-        if prices.get("input_cost_per_token") is None or prices.get("output_cost_per_token") is None:
+        if info.input_price is None or info.output_price is None:
             estimates.append(Estimate(name, model, None, "no price is known for it"))
             continue
         try:
@@ -168,6 +167,11 @@ def estimate(
             if "isn't mapped" not in str(error) and not isinstance(error, litellm.exceptions.BadRequestError):
                 raise
             estimates.append(Estimate(name, model, None, "LiteLLM's calculator does not know it"))
+            continue
+        if (
+            input_tokens * info.input_price + output_tokens * info.output_price and not given + taken
+        ):  # older versions make nothing of some prices
+            estimates.append(Estimate(name, model, None, "LiteLLM's calculator makes 0 of its price"))
             continue
         estimates.append(Estimate(name, model, given + taken))
     return estimates

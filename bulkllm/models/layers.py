@@ -133,7 +133,7 @@ def expectation(key: str, value: object) -> str | None:
     if key in _LISTS:
         return None if _is_texts(value) else 'a list of texts such as ["low", "high"]'
     if "cost" in key:
-        fits = _is_number(value) or isinstance(value, dict)
+        fits = _is_number(value) or (isinstance(value, dict) and "per_token" not in key)
         return None if fits else "a price in US dollars for one unit (a token, an image): a number of at least 0"
     near = difflib.get_close_matches(key, _KNOWN | _NOTES, 1)
     return "a key that is known" + (f"; did you mean {near[0]}?" if near else "")

@@ -30,7 +30,6 @@ model = "openai/in-calls-house"
 temperature = 0.25
 max_tokens = 9
 system_prompt = "Be brief."
-efforts = ["low", "high"]
 
 [[preset]]
 slug = "gpt-4.1-mini"
@@ -162,13 +161,13 @@ def test_a_run_takes_a_slug_and_its_rows_change_with_it(
 ) -> None:
     def run() -> Any:
         output = tmp_path / "out.jsonl"
-        return bulkllm.run(["a"], model="house-low", output=output, progress=False, redo_changed=True, **at(server))
+        return bulkllm.run(["a"], model="house", output=output, progress=False, redo_changed=True, **at(server))
 
     assert run().ok == 1
-    assert (seen[-1]["reasoning_effort"], seen[-1]["temperature"], seen[-1]["max_tokens"]) == ("low", 0.25, 9)
+    assert (seen[-1]["temperature"], seen[-1]["max_tokens"]) == (0.25, 9)
     assert seen[-1]["messages"][0] == {"role": "system", "content": "Be brief."}
     assert run().skipped == 1
-    models.register_preset(LLMConfig(slug="house-low", model="openai/in-calls-house", temperature=0.5))
+    models.register_preset(LLMConfig(slug="house", model="openai/in-calls-house", temperature=0.5))
     assert run().skipped == 0
     assert seen[-1]["temperature"] == 0.5
 

@@ -573,6 +573,7 @@ def test_an_edited_file_counts_after_reload(make_registry: Make, tmp_path: Path)
     [
         ({"max_input_tokens": 0}, r"register.openai/m.max_input_tokens: expected a whole number above 0, found 0"),
         ({"input_cost_per_token": -1}, "a price in US dollars"),
+        ({"input_cost_per_token": {"low": 1}}, "a price in US dollars"),
         ({"suports_vision": True}, "did you mean"),
         ({"supports_vision": "yes"}, "true or false"),
         ({"rpm": float("inf")}, "a number"),
