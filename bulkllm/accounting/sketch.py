@@ -138,6 +138,28 @@ class Quantiles:
                 return min(max(middle, self._low), self._high)
         return self._high
 
+    def histogram(self, bars: int = 24) -> list[tuple[float, float, int]]:
+        """How the values are spread: (from, to, how many) for at most so many bars, in order.
+
+        Bars are equally wide on a logarithmic scale, the first one aside if it is for zeros; values within
+        ``relative_error`` of an edge may be counted on its other side.
+
+        Raises:
+            ConfigError: no bars are asked for.
+        """
+        if bars < 1:
+            raise ConfigError(f"a histogram has at least one bar, not {bars!r}")
+        found = [(0.0, 0.0, self.zeros)] if self.zeros else []
+        if not self._bins:
+            return found
+        first, last = min(self._bins), max(self._bins)
+        wide = -(-(last - first + 1) // max(1, bars - len(found)))
+        counts = [0] * -(-(last - first + 1) // wide)
+        for key, count in self._bins.items():
+            counts[(key - first) // wide] += count
+        edges = [math.exp((first - 1 + wide * place) * self._log_gamma) for place in range(len(counts) + 1)]
+        return [*found, *zip(edges, edges[1:], counts, strict=False)]
+
     @property
     def p50(self) -> float | None:
         """The median, or None where nothing was added."""

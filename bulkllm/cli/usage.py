@@ -1,0 +1,149 @@
+"""``bulkllm usage``: what calls used and cost, out of a results file or of records that a tracker has kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, get_args
+
+import typer
+
+from ..errors import ConfigError
+from . import options as shared
+
+if TYPE_CHECKING:
+    from ..accounting import UsageRecord, UsageTracker
+    from ..accounting.history import History
+    from ..accounting.tracker import By
+
+app = typer.Typer(name="usage", help="Show what calls used and cost.", no_args_is_help=True, rich_markup_mode=None)
+
+_WIDE: Final = 120  # columns where there is no terminal
+
+
+@app.callback()
+def usage() -> None:
+    """Show what calls used and cost."""
+
+
+@app.command()
+def report(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RESULTS.jsonl", help="A results file of `bulkllm run`, or records kept by UsageTracker(sink=...)."
+        ),
+    ],
+    by: Annotated[
+        list[str] | None, typer.Option("--by", help="model, provider, outcome or tag; may be repeated. [default: all]")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="OUT", help="Write one page with plots to this file instead.")
+    ] = None,
+    as_json: shared.AsJson = False,
+) -> None:
+    """Show tokens, cost, waiting and latency of a run: by model, outcome and tag, with quantiles and histograms.
+
+    With --html everything is one page that opens in any browser and needs nothing from outside.
+    """
+    history, notes = _read(file)
+    if html is not None:
+        from ..accounting.page import page
+
+        _write(html, page(history, title=file.name, notes=notes), source=file)
+        if not as_json:
+            print(f"written to {html}", file=sys.stderr)
+            return
+    if as_json:
+        sys.stdout.write(json.dumps({**history.tracker.to_dict(), "notes": notes}, allow_nan=False) + "\n")
+        return
+    _show(history.tracker, _breakdowns(by, history.tracker), notes)
+
+
+def _read(path: Path) -> tuple[History, list[str]]:
+    """What the file tells, and what is to be said besides."""
+    from ..accounting.history import History
+
+    history = History(path.name)
+    notes = []
+    unasked = 0
+    for record in _records(path):
+        if record is None:
+            unasked += 1
+        else:
+            history.add(record)
+    if unasked:
+        notes.append(f"{unasked:,} rows failed without a call and are in no sum.")
+    total = history.tracker.total
+    if total.unpriced:
+        notes.append(f"{total.unpriced:,} calls have no known price and are not in the cost.")
+    if total.charge_unknown:
+        notes.append(
+            f"{total.charge_unknown:,} calls had attempts that were given up: up to ${total.uncertain_cost:,.4f} more "
+            "may be charged."
+        )
+    if total.contradictory:
+        notes.append(f"{total.contradictory:,} answers came with token counts that contradict each other.")
+    if total.estimated:
+        notes.append(f"{total.estimated:,} calls have estimated tokens, for the provider told none.")
+    return history, notes
+
+
+def _records(path: Path) -> Iterator[UsageRecord | None]:
+    """The records of a results file, None for rows that were never asked; or those that a sink has kept."""
+    from ..accounting import read_records
+    from ..bulk import read_results
+
+    with path.open("rb") as file:
+        start = file.readline(1 << 16)
+    if start.startswith(b'{"id":"bulkllm-') or b'"bulkllm":' in start or not start:
+        for row in read_results(path):
+            yield row.record
+    else:
+        yield from read_records(path)
+
+
+def _breakdowns(by: list[str] | None, tracker: UsageTracker) -> list[By]:
+    from ..accounting.tracker import By
+
+    known = get_args(By)
+    wrong = [name for name in by or () if name not in known]
+    if wrong:
+        raise ConfigError(f"--by {wrong[0]}: usage is counted by {', '.join(known)}")
+    if by:
+        return [name for name in known if name in by]
+    return [name for name in ("model", "outcome", "tag") if tracker.groups(name)]
+
+
+def _show(tracker: UsageTracker, breakdowns: list[By], notes: list[str]) -> None:
+    from rich.console import Console
+
+    from ..accounting.histogram import bars, quantile_table, sketches
+
+    console = Console(file=sys.stdout) if sys.stdout.isatty() else Console(file=sys.stdout, width=_WIDE)
+    for by in breakdowns:
+        console.print(tracker.report(by))
+    total = tracker.total
+    if not total.requests:
+        console.print("no calls")
+    found = sketches(total)
+    if found:
+        console.print(quantile_table(total))
+    fine = "utf" in (console.encoding or "").lower()
+    for name, (sketch, text) in found.items():
+        console.print(f"\n{name}", style="bold", highlight=False)
+        for line in bars(sketch, text, fine=fine):
+            console.print(line, highlight=False, markup=False, no_wrap=True, overflow="crop")
+    for note in notes:
+        console.print(f"\n{note}", highlight=False, markup=False)
+
+
+def _write(path: Path, text: str, *, source: Path) -> None:
+    if path.exists() and path.samefile(source):
+        raise ConfigError(f"--html {path} is the file that is reported on; give another one")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--html {path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,134 @@
+"""``bulkllm usage report``: of a results file and of kept records, for people, for machines, as a page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from bulkllm import Usage, UsageRecord
+from bulkllm.accounting import JSONLSink, SQLiteSink
+from bulkllm.bulk.keytable import State
+from bulkllm.bulk.lines import Head, result_line
+from bulkllm.cli import main
+
+
+def records() -> list[UsageRecord]:
+    common = {"provider": "openai", "usage": Usage(100, 20), "latency": 1.5}
+    told = [
+        UsageRecord(model="openai/gpt-5-mini", cost=0.01, tags={"experiment": "a"}, **common),  # type: ignore[arg-type]
+        UsageRecord(model="openai/house", cost=None, tags={"experiment": "b"}, **common),  # type: ignore[arg-type]
+        UsageRecord(
+            model="openai/gpt-5-mini", cost=None, outcome="Timeout", charge_unknown=True, uncertain_cost=0.25,
+            refused=1, attempts=3, latency=9.0,
+        ),
+    ]  # fmt: skip
+    return told * 5
+
+
+def results(path: Path) -> Path:
+    with path.open("wb") as file:
+        for number, record in enumerate(records()):
+            head = Head(number.to_bytes(16, "big"), b"p" * 16, State.OK, number, 0, record.outcome, record.cost)
+            error = None if record.ok else {"code": record.outcome, "message": "late"}
+            body = b'{"choices":[]}' if record.ok else None
+            line = result_line(custom_id=None, head=head, columns=b"", record=record.to_dict(), body=body, error=error)
+            file.write(line)
+        head = Head(b"x" * 16, b"p" * 16, State.REFUSED, 99, 0, "RequestFileError", None)
+        error = {"code": "RequestFileError", "message": "no prompt"}
+        file.write(result_line(custom_id=None, head=head, columns=b"", record={}, error=error))
+    return path
+
+
+def kept(path: Path) -> Path:
+    with SQLiteSink(path) if path.suffix == ".db" else JSONLSink(path) as sink:
+        for record in records():
+            sink.put(record)
+    return path
+
+
+def bulkllm(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["bulkllm", "usage", "report", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    code = ended.value.code
+    return code if isinstance(code, int) else 0
+
+
+def test_a_report_of_a_results_file_for_people(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bulkllm(monkeypatch, results(tmp_path / "results.jsonl")) == 0
+    said = capsys.readouterr().out
+    for expected in (
+        "openai/gpt-5-mini",
+        "openai/house",
+        "Timeout",
+        "experiment=a",
+        "p95",
+        "latency",
+        "█",
+        "output tokens",
+    ):
+        assert expected in said
+    assert "1 rows failed without a call" in said
+    assert "10 calls have no known price" in said
+    assert "up to $1.2500 more may be charged" in said
+
+
+@pytest.mark.parametrize("make", [results, kept], ids=["results", "records"])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.db"])
+def test_machines_are_told_the_same_of_each_kind_of_file(
+    make: object, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = (results if make is results else kept)(tmp_path / name)
+    assert bulkllm(monkeypatch, path, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["total"]["requests"] == 15
+    assert told["total"]["cost"] == pytest.approx(0.05)
+    assert (told["total"]["refused"], told["total"]["attempts"]) == (5, 25)
+    assert set(told["by_outcome"]) == {"ok", "Timeout"}
+
+
+def test_one_breakdown_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = kept(tmp_path / "x.jsonl")
+    assert bulkllm(monkeypatch, path, "--by", "tag") == 0
+    said = capsys.readouterr().out
+    assert "experiment=a" in said
+    assert "Timeout" not in said
+    assert bulkllm(monkeypatch, path, "--by", "colour") == 2
+    assert "not" not in capsys.readouterr().out
+
+
+def test_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path, page = results(tmp_path / "results.jsonl"), tmp_path / "page.html"
+    assert bulkllm(monkeypatch, path, "--html", page) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "results.jsonl" in text
+    assert "1 rows failed without a call" in text
+    assert capsys.readouterr().out == ""
+
+
+def test_the_file_itself_is_never_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = results(tmp_path / "results.jsonl")
+    before = path.read_bytes()
+    assert bulkllm(monkeypatch, path, "--html", path) == 2
+    assert path.read_bytes() == before
+    assert bulkllm(monkeypatch, path, "--html", tmp_path / "none" / "x.html") == 2
+
+
+def test_what_is_no_such_file_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.jsonl").write_text('{"prompt": "hello"}\n')
+    (tmp_path / "empty.jsonl").write_text("")
+    assert bulkllm(monkeypatch, tmp_path / "other.jsonl") == 2
+    assert bulkllm(monkeypatch, tmp_path / "none.jsonl") == 2
+    assert "there is no such file" in capsys.readouterr().err
+    assert bulkllm(monkeypatch, tmp_path / "empty.jsonl") == 0
+    assert "no calls" in capsys.readouterr().out
