@@ -33,7 +33,7 @@ Selectors = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[SELECTOR]...",
-        help="Several narrow, a comma widens, ! takes out: cheap current 'company:openai,anthropic' 'price<1' "
+        help="Several narrow, a comma widens, ! takes out: cheap current company:openai,company:xai 'price<1' "
         "'context>=200k' '!vision', a slug, a name, a glob. docs/models.md has all of them.",
     ),
 ]
@@ -76,7 +76,7 @@ def list_models(
         print_json({"models": [info.to_dict() | _cost_of(costs, info.name) for info in infos]})
     else:
         rows = [(info.name, info.mode, *_facts(info, costs.get(info.name))) for info in infos]
-        print_table(("model", "mode", *_FACTS), rows)
+        print_table(("model", "mode", *_FACTS), rows, spare=("abilities", "mode", "retires", "output"))
     _warn(registry)
 
 
@@ -128,7 +128,7 @@ def select(
         print_json({"presets": [_preset(preset) | _cost_of(costs, preset.model) for preset, _ in told]})
     else:
         rows = [(preset.slug, preset.model, *_facts(info, costs.get(preset.model))) for preset, info in told]
-        print_table(("slug", "model", *_FACTS), rows)
+        print_table(("slug", "model", *_FACTS), rows, spare=("abilities", "retires", "model", "output"))
     _warn(registry)
 
 

@@ -13,11 +13,19 @@ from typing import Any, Final
 
 _WIDE: Final = 100_000  # a pipe has no width; whoever reads it wants each row on one line
 
+_GAP: Final = 2  # between two columns
+
 Cell = str | int | float | date | None
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    """Print a table; numbers stand on the right, what is not known is a dash, and empty columns are left out."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], spare: Sequence[str] = ()) -> None:
+    """Print a table; numbers stand on the right, what is not known is a dash, and empty columns are left out.
+
+    Args:
+        columns: their names.
+        rows: a cell for each column.
+        spare: columns to be left out, the first ones first, where a terminal is too narrow for all.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -28,12 +36,17 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     )
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     kept = [number for number in range(len(columns)) if any(row[number] is not None for row in rows)]
+    cells = {number: [shown(row[number]) for row in rows] for number in kept}
+    for name in spare:
+        if sum(max(len(columns[n]), *map(len, cells[n])) + _GAP for n in kept) <= console.width:
+            break
+        kept = [number for number in kept if columns[number] != name]
     for number in kept:
         numeric = all(isinstance(row[number], int | float | None) for row in rows)
         table.add_column(columns[number], justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
-    for row in rows:
+    for line in range(len(rows)):
         # As Text, for in a str rich would look for markup, and names come from outside.
-        table.add_row(*(Text(shown(row[number])) for number in kept))
+        table.add_row(*(Text(cells[number][line]) for number in kept))
     console.print(table)
 
 

@@ -104,6 +104,11 @@ class Rules:
                 return company.name
         return None
 
+    @property
+    def companies(self) -> tuple[str, ...]:
+        """Every company that is known."""
+        return tuple(company.name for company in self._companies)
+
     def home(self, company: str | None) -> tuple[str, ...]:
         """A company's own providers, best first."""
         return next((row.home for row in self._companies if row.name == company), ())

@@ -205,6 +205,8 @@ class _Reader:
         except ConfigError as error:
             words = [*self._groups, *(f"{key}:" for key in _TEXTS), *_NUMBERS, *_DATES, *presets]
             near = difflib.get_close_matches(term, words, 3)
+            if term.lower() in self._registry.rules.companies:
+                near.insert(0, f"company:{term.lower()}")
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise ConfigError(f"selector {term!r}: neither a word, a slug nor a model{hint} ({error})") from None
         self._named[term] = model

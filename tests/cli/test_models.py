@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -193,6 +194,21 @@ def test_what_every_model_costs_takes_no_network_and_leaves_the_unknown_open(com
     unpriced = [model for model in told if model["prices"].get("input_cost_per_token") is None]
     assert unpriced
     assert all(model["cost"] is None for model in unpriced)
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(200, set()), (100, {"abilities"}), (60, {"abilities", "model"})])
+def test_a_narrow_terminal_leaves_columns_out_and_folds_no_slug(
+    width: int, left_out: set[str], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    drawn = command("select", "gpt-5-mini,gpt-4.1-mini,gpt-4o-mini").out
+    lines = re.sub(r"\x1b\[[\d;]*m", "", drawn).splitlines()
+    heads = set(re.split(r"\s{2,}", lines[0].strip()))
+    assert {"slug", "$/M in"} <= heads
+    assert {"model", "abilities"} - heads == left_out
+    assert [line.split()[0] for line in lines[2:]] == ["gpt-5-mini", "gpt-4.1-mini", "gpt-4o-mini"]
 
 
 def test_select_keeps_the_registrys_order(command: Command) -> None:

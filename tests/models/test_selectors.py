@@ -184,6 +184,7 @@ def test_among_models_every_model_is_a_candidate(small: Registry) -> None:
     ("selector", "message"),
     [
         ("chep", r"'chep': neither a word, a slug nor a model; did you mean cheap"),
+        ("google", r"'google': neither .* did you mean company:google"),
         ("compny:google", r"'compny:google': neither .* did you mean company:"),
         ("price<many", r"'price<many': expected a number such as 200k or 0.5, found 'many'"),
         ("released>soon", r"'released>soon': expected a date"),
