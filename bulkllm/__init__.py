@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import errors, models
-    from .accounting import Budget, Price, Usage, UsageRecord, UsageTracker
+    from .accounting import Budget, Price, Usage, UsageRecord, UsageTracker, read_records
     from .bulk import ResultRow, RunResult, arun, run, stream
-    from .caching import Cache
+    from .caching import Cache, LiteLLMSupport, litellm_support, patch, unpatch
     from .calls import RetryPolicy, record_of
     from .client import (
         Client,
@@ -69,6 +69,7 @@ __all__ = [
     "LimitError",
     "LimitStatus",
     "LimitTimeout",
+    "LiteLLMSupport",
     "ModelInfo",
     "Price",
     "RateLimit",
@@ -93,20 +94,24 @@ __all__ = [
     "embedding",
     "errors",
     "fetch_limits",
+    "litellm_support",
     "load_limits",
     "models",
+    "patch",
     "published_limits",
+    "read_records",
     "record_of",
     "responses",
     "run",
     "stream",
+    "unpatch",
     "usage",
 ]
 
 _HOMES = {
-    "accounting": ("Budget", "Price", "Usage", "UsageRecord", "UsageTracker"),
+    "accounting": ("Budget", "Price", "Usage", "UsageRecord", "UsageTracker", "read_records"),
     "bulk": ("ResultRow", "RunResult", "arun", "run", "stream"),
-    "caching": ("Cache",),
+    "caching": ("Cache", "LiteLLMSupport", "litellm_support", "patch", "unpatch"),
     "calls": ("RetryPolicy", "record_of"),
     "client": (
         "Client", "acompletion", "aembedding", "aresponses", "completion", "configure", "embedding", "responses",

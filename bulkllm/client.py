@@ -12,14 +12,15 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from . import models
-from .accounting import Budget, UsageTracker
-from .caching import Cache
+from .accounting import Budget, Price, UsageTracker
+from .caching import Cache, chosen, clients_cache
 from .calls.cached import cached_flow
 from .calls.call import DEFAULT_TIMEOUT, Call, Operation
 from .calls.drive import Flow, adrive, drive
 from .calls.flow import call_flow
 from .calls.gateway import LiteLLMLane
 from .calls.lane import Lane
+from .calls.observer import Observer
 from .calls.parts import Parts
 from .calls.retry import RetryPolicy
 from .errors import ConfigError
@@ -46,10 +47,12 @@ class Client:
         retry: which failures are tried again, and when.
         usage: the tracker that counts this client's calls; one of its own unless given.
         budget: what its calls may use in all; clients may share one.
+        prices: what endpoints of one's own charge, by canonical model name or glob: they go before LiteLLM's.
         cache: where answers are kept and looked for: a :class:`Cache`, or True for the one in the user's cache
-            directory; off unless asked for.
+            directory; False for nowhere. None is False, unless ``BULKLLM_CACHE=1`` or ``config.toml`` say otherwise.
         timeout: seconds for one attempt, wall clock, streams included, unless a call says otherwise.
         deadline: seconds for a call with all its waiting and attempts, unless a call says otherwise; None for no end.
+        observers: who is told of each call besides, such as :class:`bulkllm.integrations.opentelemetry.OpenTelemetry`.
         lane: what carries the calls; LiteLLM unless given.
 
     Raises:
@@ -63,9 +66,11 @@ class Client:
         retry: RetryPolicy | None = None,
         usage: UsageTracker | None = None,
         budget: Budget | None = None,
+        prices: Mapping[str, Price] | None = None,
         cache: Cache | bool | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         deadline: float | None = None,
+        observers: Iterable[Observer] = (),
         lane: Lane | None = None,
     ) -> None:
         self.limiter = limits if isinstance(limits, RateLimiter) else RateLimiter(limits)
@@ -73,11 +78,14 @@ class Client:
         self.retry = RetryPolicy() if retry is None else retry
         if not isinstance(self.retry, RetryPolicy):
             raise ConfigError(f"retry= takes a RetryPolicy, such as RetryPolicy(max_attempts=3), not {retry!r}")
-        self.cache = _cache_of(cache)
+        self.cache = clients_cache(cache)
         self._timeout = _seconds("timeout", timeout)
         self._deadline = None if deadline is None else _seconds("deadline", deadline)
+        self._observers = tuple(observers)
+        if lane is not None and prices is not None:
+            raise ConfigError("prices= are for the lane through LiteLLM; a lane of one's own has its own")
         self._parts = Parts(
-            lane=LiteLLMLane() if lane is None else lane,
+            lane=LiteLLMLane(_prices(prices)) if lane is None else lane,
             limiter=self.limiter,
             budget=budget,
             trackers=(self.usage, _process_usage),
@@ -96,7 +104,8 @@ class Client:
             **options: LiteLLM's. Ours are ``tags`` (a mapping of strings that the usage is counted under besides),
                 ``priority`` (see :meth:`RateLimiter.reserve`), ``deadline`` (seconds for all waiting and attempts)
                 and ``num_retries`` (attempts after the first); a bool or a :class:`Cache` as ``cache`` is ours too, a
-                dict is LiteLLM's. ``timeout`` is for one attempt, wall clock.
+                dict is LiteLLM's. With a cache, ``sample`` (0, 1, 2, ...) keeps several answers to one request apart,
+                ``namespace`` those of several experiments. ``timeout`` is for one attempt, wall clock.
 
         Returns:
             LiteLLM's ModelResponse, or with ``stream=True`` a :class:`CallStream` over LiteLLM's chunks.
@@ -153,9 +162,11 @@ class Client:
     # -- putting a call together -----------------------------------------------------------------------------
 
     def _flow(self, operation: Operation, model: Any, options: dict[str, Any]) -> Flow[Any]:
-        cache = _our_cache(options, self.cache)
+        where = chosen(options, self.cache)
         call = self._call(operation, model, options)
-        return call_flow(self._parts, call) if cache is None else cached_flow(self._parts, call, cache)
+        if where.cache is None:
+            return call_flow(self._parts, call)
+        return cached_flow(self._parts, call, where.cache, namespace=where.namespace, sample=where.sample)
 
     def _call(self, operation: Operation, model: Any, options: dict[str, Any]) -> Call:
         requested = model
@@ -190,6 +201,7 @@ class Client:
             priority=priority,
             retry=retry,
             tags=tags,
+            observers=self._observers,
         )
 
     def _retry(self, options: dict[str, Any]) -> RetryPolicy:
@@ -205,21 +217,12 @@ class Client:
         return self.retry.with_attempts(wanted + 1)
 
 
-def _cache_of(cache: Cache | bool | None) -> Cache | None:
-    if cache is None or isinstance(cache, Cache):
-        return cache
-    if isinstance(cache, bool):
-        return default_cache() if cache else None
-    raise ConfigError(f"cache= takes a Cache, True or False, not {type(cache).__name__}")
-
-
-def _our_cache(options: dict[str, Any], default: Cache | None) -> Cache | None:
-    """The cache that a call is to use; what is ours is taken out of the options, and a dict is LiteLLM's."""
-    wanted = options.get("cache")
-    if isinstance(wanted, Mapping):
-        return default
-    options.pop("cache", None)
-    return default if wanted is None else _cache_of(wanted)
+def _prices(prices: Mapping[str, Price] | None) -> Mapping[str, Price] | None:
+    given: Mapping[str, object] = prices or {}
+    wrong = next((name for name, price in given.items() if not isinstance(price, Price)), None)
+    if wrong is not None:
+        raise ConfigError(f"prices= takes a mapping of names to Price(...); that of {wrong!r} is none")
+    return prices
 
 
 def _from_config(operation: Operation, config: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -267,7 +270,6 @@ def _priority(value: Any) -> float:
 # -- the default client --------------------------------------------------------------------------------------
 
 _process_usage: Final = UsageTracker("process")
-_default_cache: Cache | None = None
 _default: Client | None = None
 _default_lock: Final = threading.Lock()
 
@@ -280,15 +282,6 @@ def default_client() -> Client:
             if _default is None:
                 _default = Client()
     return _default
-
-
-def default_cache() -> Cache:
-    """The cache that ``cache=True`` means: the one in the user's cache directory, opened at the first use."""
-    global _default_cache  # noqa: PLW0603 - the one default
-    with _default_lock:
-        if _default_cache is None:
-            _default_cache = Cache()
-        return _default_cache
 
 
 def configure(limits: Limits | None = None, **options: Any) -> Client:

@@ -8,11 +8,13 @@ counts usage; the flow of a call asks this package before it asks anybody else.
 from __future__ import annotations
 
 from .answers import freeze_response, kind_of, thaw_response
-from .chosen import Chosen, chosen, clients_cache, default_cache
+from .choosing import Chosen, chosen, clients_cache, default_cache, open_cache
+from .disk import FILE_NAME
 from .inflight import Follower, Leader, Outcome, SingleFlight
 from .info import CacheInfo
 from .key import item_keys, request_key
-from .litellm_patch import LiteLLMSupport, litellm_support, paid_usage, patch, unpatch, was_litellm_cache_hit
+from .litellm_hits import as_paid, was_litellm_cache_hit
+from .litellm_patch import LiteLLMSupport, litellm_support, patch, patch_is_due, unpatch
 from .names import is_secret
 from .shelf import Entry
 from .store import Cache
@@ -20,6 +22,7 @@ from .streams import StreamPieces, freeze_stream, replay_chunks, replay_events
 from .vectors import VECTOR, embedding_items, is_vector, join_embedding, split_embedding
 
 __all__ = [
+    "FILE_NAME",
     "VECTOR",
     "Cache",
     "CacheInfo",
@@ -31,6 +34,7 @@ __all__ = [
     "Outcome",
     "SingleFlight",
     "StreamPieces",
+    "as_paid",
     "chosen",
     "clients_cache",
     "default_cache",
@@ -43,8 +47,9 @@ __all__ = [
     "join_embedding",
     "kind_of",
     "litellm_support",
-    "paid_usage",
+    "open_cache",
     "patch",
+    "patch_is_due",
     "replay_chunks",
     "replay_events",
     "request_key",

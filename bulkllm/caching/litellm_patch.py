@@ -28,12 +28,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _litellm
-from .answers import EMBEDDING, kind_of
+from .litellm_hits import note_paid_usage, was_litellm_cache_hit
 
 _log = logging.getLogger(__name__)
 
 _HANDLER = "litellm.caching.caching_handler"
-_PAID_USAGE = "bulkllm_paid_usage"
 
 Function = Callable[..., Any]
 
@@ -91,20 +90,23 @@ _lock = threading.Lock()
 _applied: list[tuple[Any, str, Function, Function]] = []
 _support: LiteLLMSupport | None = None
 _warned = False
+_declined = False  # the user has undone it
 
 
 def patch() -> LiteLLMSupport:
     """Make hits of ``litellm.cache`` work and be known, as far as this LiteLLM needs that and is familiar.
 
-    Imports LiteLLM. The first call takes up to a second on some versions, so it is not made on an event loop; further
-    ones change nothing and take no time. :func:`unpatch` undoes it.
+    bulkllm does this by itself before the first call that is made while ``litellm.cache`` is set; whoever calls LiteLLM
+    directly can do it here. The first call takes up to a second on some versions; further ones change nothing and take
+    no time. :func:`unpatch` undoes it.
     """
-    global _support, _warned  # noqa: PLW0603 - what is patched is one for the process, as LiteLLM is
+    global _support, _warned, _declined  # noqa: PLW0603 - what is patched is one for the process, as LiteLLM is
     with _lock:
+        _declined = False
         if _support is not None:
             return _support
         _litellm.load()
-        support = _examine(_litellm.version(), importlib.import_module(_HANDLER))
+        support = _examine(_litellm.version())
         if not _warned and (support.stood_aside or not support.hits_recognised):
             _warned = True
             problems = list(support.stood_aside)
@@ -120,60 +122,36 @@ def patch() -> LiteLLMSupport:
         return support
 
 
+def patch_is_due(litellm: Any) -> bool:
+    """Whether the user has a ``litellm.cache`` that nothing was done for yet. Takes no time."""
+    return _support is None and not _declined and getattr(litellm, "cache", None) is not None
+
+
 def unpatch() -> None:
-    """Put LiteLLM's own functions back. What somebody else has put in their place since stays."""
-    global _support  # noqa: PLW0603 - see patch
+    """Put LiteLLM's own functions back, and leave them alone. What somebody else has put in their place since stays."""
+    global _support, _declined  # noqa: PLW0603 - see patch
     with _lock:
         while _applied:
             owner, name, original, ours = _applied.pop()
             if getattr(owner, name, None) is ours:
                 setattr(owner, name, original)
         _support = None
+        _declined = True
 
 
 def litellm_support() -> LiteLLMSupport:
-    """What was found in the installed LiteLLM. Does not import it, and says little before :func:`patch` has looked."""
+    """What was found in the installed LiteLLM, and what was done about it. Does not import it.
+
+    Before the first call that is made while ``litellm.cache`` is set, nothing was looked for, and little is said.
+    """
     return _support or LiteLLMSupport(_litellm.version())
 
 
-def was_litellm_cache_hit(response: Any) -> bool:
-    """Whether an answer (or a stream, or a chunk) came from ``litellm.cache``, so that nothing was paid for it.
-
-    False for an embedding of which only a part came from there: see :func:`paid_usage`.
-    """
-    hidden = _hidden(response)
-    if hidden.get("cache_hit") is True:
-        return not _is_partial(response, hidden)
-    if hidden.get("cache_key") is not None or getattr(response, "custom_llm_provider", None) == "cached_response":
-        return True
-    # The stream of a text completion is wrapped around the stream that carries the mark.
-    inner = getattr(response, "completion_stream", None)
-    return getattr(inner, "custom_llm_provider", None) == "cached_response"
-
-
-def paid_usage(response: Any) -> Any:
-    """The usage of the part that was asked for, of an embedding that came partly from ``litellm.cache``.
-
-    None for any other answer, whose own usage says what was paid.
-    """
-    return _hidden(response).get(_PAID_USAGE)
-
-
-def _hidden(response: Any) -> Any:
-    hidden = getattr(response, "_hidden_params", None)
-    return hidden if hasattr(hidden, "get") else {}
-
-
-def _is_partial(response: Any, hidden: Any) -> bool:
-    # LiteLLM marks it like a whole hit. But a whole hit has no duration, or was looked up under one key.
-    return (
-        kind_of(response) == EMBEDDING
-        and hidden.get("cache_key") is None
-        and getattr(response, "_response_ms", None) is not None
-    )
-
-
-def _examine(version: str, handler: Any) -> LiteLLMSupport:
+def _examine(version: str) -> LiteLLMSupport:
+    try:
+        handler = importlib.import_module(_HANDLER)
+    except ImportError as error:
+        return LiteLLMSupport(version, examined=True, stood_aside=(f"{_HANDLER} cannot be imported ({error})",))
     mended: list[str] = []
     stood_aside: list[str] = []
     for mend in _MENDS:
@@ -301,11 +279,11 @@ def _mended_combine(_: Any, original: Function) -> Function:
         cached = _caching_handler_response.final_embedding_cached_response
         known = [] if cached is None else [one for one in cached.data if one is not None]
         if known and len(known) < len(cached.data) == len(embedding_response.data or ()):
-            return embedding_response  # the whole batch was asked for and paid: this is its answer, in order
-        paid = embedding_response.usage
-        combined = original(self, _caching_handler_response, embedding_response, start_time, end_time)
-        if combined is not embedding_response:
-            combined._hidden_params[_PAID_USAGE] = paid
+            combined = embedding_response  # the whole batch was asked for and paid: this is its answer, in order
+        else:
+            combined = original(self, _caching_handler_response, embedding_response, start_time, end_time)
+        if known:
+            note_paid_usage(combined, embedding_response.usage)
         return combined
 
     return combine

@@ -8,7 +8,9 @@ from typing import Any, Final
 
 from ..accounting import Hold, Usage, UsageRecord, UsageTracker, active_trackers, public_endpoint
 from .call import Call
+from .failure import Failure
 from .lane import Answer
+from .observer import NOBODY, Watches
 
 # Where the record of a call is left: in a response's hidden parameters (a ModelResponse cannot be hashed), and on an
 # exception as an attribute.
@@ -16,35 +18,72 @@ RECORD_KEY: Final = "bulkllm_record"
 ERROR_ATTRIBUTE: Final = "bulkllm_record"
 
 _NO_USAGE: Final = Usage()
+_ATTEMPT_LOST: Final = "it was sent and no whole answer came: whether it is charged is not known"
+_REFUSED: Final = frozenset({"rate_limit", "quota"})
+
+
+def _nobody_knows(usage: Usage | None) -> float | None:  # noqa: ARG001 - the shape of Account.expect
+    return None
 
 
 class Account:
-    """Books of one call. :meth:`close` may be called often, from any thread and from a finaliser: the first counts."""
+    """Books of one call. :meth:`close` may be called often, from any thread and from a finaliser: the first counts.
+
+    Attributes:
+        call: what is asked.
+        attempts: requests sent.
+        refused: those that the provider turned away for its limits.
+        waited: seconds, for limits and budgets.
+        saved: what the part of the answer that is known already cost when it was paid.
+        holds: what is held of budgets for the next attempt, or for the one under way.
+        expect: what an attempt probably costs; given its tokens, if something is known of them.
+        record: the one record, when it is closed.
+        response: the whole answer, if one has come; observers are shown it.
+        watches: the observers of this call.
+    """
 
     __slots__ = (
         "_began",
         "_clock",
         "_first_token_at",
+        "_holds_sent",
         "_sent_at",
         "_started_at",
         "_trackers",
+        "_uncertain",
+        "_uncertain_cost",
+        "_under_way",
         "attempts",
         "call",
-        "hold",
+        "expect",
+        "holds",
         "record",
+        "refused",
+        "response",
+        "saved",
         "waited",
+        "watches",
     )
 
     def __init__(self, call: Call, trackers: tuple[UsageTracker, ...], clock: Callable[[], float]) -> None:
         self.call = call
         self.attempts = 0
+        self.refused = 0
         self.waited = 0.0
-        self.hold: Hold | None = None
+        self.saved: float | None = None
+        self.holds: tuple[Hold, ...] = ()
+        self.expect: Callable[[Usage | None], float | None] = _nobody_knows
+        self.response: Any = None
+        self.watches = Watches(call.observers, call) if call.observers else NOBODY
         self.record: UsageRecord | None = None
         self._clock = clock
         self._began = clock()
         self._sent_at: float | None = None
         self._first_token_at: float | None = None
+        self._under_way = False
+        self._holds_sent = False
+        self._uncertain = False
+        self._uncertain_cost: float | None = 0.0
         self._started_at = datetime.now(UTC)
         # Taken now, for a stream may be finished by another task and dropped by the garbage collector.
         scopes = active_trackers()
@@ -64,30 +103,45 @@ class Account:
         """One more attempt goes out."""
         self.attempts += 1
         self._sent_at = self._clock()
+        self._under_way = self._holds_sent = True
+
+    def failed(self, failure: Failure) -> None:
+        """The attempt under way ended in an error."""
+        self._under_way = False
+        if failure.kind in _REFUSED:
+            self.refused += 1
+        if failure.charge_unknown:
+            self._give_up(None)
+
+    def _give_up(self, usage: Usage | None) -> None:
+        """An attempt may be billed and nobody knows: it stays spent as estimated, and the next one is held anew."""
+        expected, so_far = self.expect(usage), self._uncertain_cost
+        self._uncertain = True
+        self._uncertain_cost = None if expected is None or so_far is None else so_far + expected
+        for hold in self.holds:
+            hold.settle()
+        self.holds = ()
+        self._holds_sent = False
 
     def first_token(self) -> None:
         """The stream's first content is here."""
         if self._first_token_at is None:
             self._first_token_at = self._clock()
 
-    def close(
-        self,
-        outcome: str,
-        answer: Answer | None = None,
-        *,
-        estimated: Usage | None = None,
-        unknown_charge: bool = False,
-    ) -> UsageRecord:
+    def close(self, outcome: str, answer: Answer | None = None, *, estimated: Usage | None = None) -> UsageRecord:
         """End as one record, and have it counted. Later calls change nothing.
+
+        An attempt that is still under way and has no answer may be billed: nobody knows.
 
         Args:
             outcome: ``ok``, ``cancelled``, or the name of the error's class.
             answer: what the provider said, if it answered.
             estimated: tokens, where the provider told none.
-            unknown_charge: it was sent, and nobody knows what of it will be billed.
         """
         if self.record is not None:
             return self.record
+        if answer is None and self._under_way:
+            self._give_up(estimated)
         call = self.call
         usage = answer.usage if answer is not None else None
         cached = answer is not None and answer.from_cache
@@ -100,34 +154,37 @@ class Account:
             provider=call.provider,
             endpoint=_configured_endpoint(call) if answer is None else answer.endpoint,
             usage=usage or estimated or _NO_USAGE,
-            cost=0.0 if cached else answer.cost if answer is not None else None if unknown_charge else 0.0,
-            cost_note=answer.cost_note if answer is not None and not cached else None,
-            saved=answer.cost if answer is not None and cached else None,
+            cost=0.0 if cached else answer.cost if answer is not None else None if self._uncertain else 0.0,
+            cost_note=self._note(answer),
+            saved=None if answer is None else answer.cost if cached else self.saved,
             cached=cached,
             outcome=outcome,
             latency=0.0 if sent is None else self._clock() - sent,
             time_to_first_token=None if first is None or sent is None else first - sent,
             waited=self.waited,
             attempts=max(0, self.attempts - cached),  # the attempt that LiteLLM's cache answered was not sent
+            refused=self.refused,
             tags=call.tags,
             started_at=self._started_at,
             estimated=usage is None and estimated is not None,
-            charge_unknown=unknown_charge,
+            charge_unknown=self._uncertain,
+            uncertain_cost=self._uncertain_cost,
         )
-        if self.hold is not None:
-            self._settle_hold(self.hold, record)
+        for hold in self.holds:
+            if cached or not self._holds_sent:
+                hold.refund()
+            else:
+                hold.settle(cost=record.cost if answer is not None else 0.0, tokens=record.total_tokens)
         for tracker in self._trackers:
             tracker.record(record)
+        self.watches.ended(record, self.response)
         return record
 
-    def _settle_hold(self, hold: Hold, record: UsageRecord) -> None:
-        """Spend what is known; what is not known, though it may be billed, stays spent as estimated."""
-        if not record.attempts and not record.cached:
-            hold.refund()
-        elif record.charge_unknown:
-            hold.settle()
-        else:
-            hold.settle(cost=record.cost, tokens=record.total_tokens)
+    def _note(self, answer: Answer | None) -> str | None:
+        """Why the cost is not known."""
+        if answer is None:
+            return _ATTEMPT_LOST if self._uncertain else None
+        return None if answer.from_cache else answer.cost_note
 
 
 def _configured_endpoint(call: Call) -> str | None:
@@ -142,8 +199,11 @@ def attach_record(response: Any, record: UsageRecord) -> None:
         return
     if isinstance(hidden, dict):
         hidden[RECORD_KEY] = record
-    else:
+        return
+    try:
         setattr(hidden, RECORD_KEY, record)
+    except (AttributeError, TypeError, ValueError):  # it takes no more: the record is in the trackers all the same
+        return
 
 
 def attach_to_error(error: BaseException, record: UsageRecord) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from .observer import Observer
 
 Operation = Literal["completion", "embedding", "responses"]
 
@@ -31,6 +34,7 @@ class Call:
         priority: see :meth:`bulkllm.RateLimiter.reserve`.
         retry: which failures are tried again, and when.
         tags: what the usage is to be counted under besides.
+        observers: who else is told of it.
     """
 
     operation: Operation
@@ -45,3 +49,4 @@ class Call:
     priority: float = 0.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     tags: Mapping[str, str] = field(default_factory=dict)
+    observers: tuple[Observer, ...] = ()

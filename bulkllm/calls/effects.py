@@ -7,18 +7,22 @@ the synchronous and the asynchronous world differ.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..accounting import Hold
 from ..caching import Cache, Entry, Follower, Outcome
+from ..errors import CacheError
 from ..limits import Reservation
 from .call import Call
 from .closing import close_source
 from .lane import Lane
 from .wallclock import OutOfTimeError, run_within
+
+_log = logging.getLogger(__name__)
 
 
 class Effect(Protocol):
@@ -59,46 +63,76 @@ class Lookup:
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
-    """Keep an answer; it is kept when this is done."""
+class LookupMany:
+    """Look for several kept answers; those that are not kept are not in the result."""
 
     cache: Cache
-    key: str
-    value: Mapping[str, Any] = field(repr=False)
-    cost: float | None
+    keys: Sequence[str]
+
+    def perform(self) -> dict[str, Entry]:
+        return self.cache.get_many(self.keys)
+
+    async def aperform(self) -> dict[str, Entry]:
+        return await self.cache.aget_many(self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Keep answers, with what each cost, by key; they are kept when this is done.
+
+    They were paid, so a cache that was closed meanwhile does not keep them from their caller.
+    """
+
+    cache: Cache
+    answers: Mapping[str, tuple[Mapping[str, Any], float | None]] = field(repr=False)
     kind: str
 
     def perform(self) -> None:
-        self.cache.put(self.key, self.value, cost=self.cost, kind=self.kind)
+        try:
+            self.cache.put_many(self.answers, kind=self.kind)
+        except CacheError as error:
+            _log.warning("an answer is not kept: %s", error)
 
     async def aperform(self) -> None:
-        await self.cache.aput(self.key, self.value, cost=self.cost, kind=self.kind)
+        try:
+            await self.cache.aput_many(self.answers, kind=self.kind)
+        except CacheError as error:
+            _log.warning("an answer is not kept: %s", error)
 
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Wait for an identical call that is under way."""
+    """Wait for an identical call that is under way, for so many seconds at most; None if it is not done by then."""
 
-    follower: Follower[Entry]
+    follower: Follower[Any]
+    seconds: float | None = None
 
-    def perform(self) -> Outcome[Entry] | None:
-        return self.follower.result()
+    def perform(self) -> Outcome[Any] | None:
+        return self.follower.result(self.seconds)
 
-    async def aperform(self) -> Outcome[Entry]:
-        return await self.follower.aresult()
+    async def aperform(self) -> Outcome[Any] | None:
+        scope = asyncio.timeout(self.seconds)
+        try:
+            async with scope:
+                return await self.follower.aresult()
+        except TimeoutError:
+            if scope.expired():
+                return None
+            raise
 
 
 @dataclass(frozen=True, slots=True)
 class HoldBudget:
-    """Wait until the budget has room for the call."""
+    """Wait until a budget has room for the call, for so many seconds at most."""
 
     hold: Hold
+    seconds: float | None = None
 
     def perform(self) -> None:
-        self.hold.acquire()
+        self.hold.acquire(self.seconds)
 
     async def aperform(self) -> None:
-        await self.hold.aacquire()
+        await self.hold.aacquire(self.seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ recording never wait and never await, so that they may follow a cancellation or 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any, Final
 
-from ..accounting import Usage
-from ..errors import BulkLLMError, LimitTimeout
+from ..accounting import Usage, active_budgets, in_order
+from ..errors import BudgetExceeded, BulkLLMError, LimitTimeout
 from ..limits import Reservation
 from ..limits.estimate import Estimate
 from .account import Account, attach_record, attach_to_error
@@ -22,16 +23,23 @@ from .call import Call
 from .effects import Effect, HoldBudget, Load, Reserve, Send, Sleep
 from .fold import guessed_usage
 from .parts import Parts
-from .spending import hold_of
+from .spending import expected_cost, hold_of
 from .stream import CallStream
+
+logger = logging.getLogger(__name__)
 
 Flow = Generator[Effect, Any, Any]
 
 _NOTHING: Final = Estimate(0, 0, 0)
 
 
-def call_flow(parts: Parts, call: Call) -> Flow:
+def call_flow(parts: Parts, call: Call, account: Account | None = None) -> Flow:
     """Make a call: wait for the limits, send, try again as the policy says, settle, record.
+
+    Args:
+        parts: what the flow works with.
+        call: what is to be asked.
+        account: the call's books, where they were opened before; time that has passed since counts.
 
     Returns:
         LiteLLM's response, or a :class:`CallStream` that carries its reservation along.
@@ -39,29 +47,45 @@ def call_flow(parts: Parts, call: Call) -> Flow:
     Raises:
         Exception: the last attempt's, as the lane raised it; or one of :mod:`bulkllm.errors` before anything was sent.
     """
-    account = Account(call, parts.trackers, parts.clock)
+    if account is None:
+        account = Account(call, parts.trackers, parts.clock)
+    try:
+        return (yield from _attempts(parts, call, account))
+    except BaseException as error:
+        record = account.close(type(error).__name__ if isinstance(error, Exception) else "cancelled")
+        if isinstance(error, Exception):
+            attach_to_error(error, record)
+        raise
+
+
+def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
+    budgets = in_order(*active_budgets(), *(() if parts.budget is None else (parts.budget,)))
     yield Load(parts.lane)
-    estimate = _estimate(parts, call)
+    estimate = _estimate(parts, call, needed=bool(budgets))
+    account.expect = lambda usage: _expected(parts, call, estimate, usage)
     failed: Exception | None = None
     refused = False
-    unknown_charge = False
     while True:
         reservation: Reservation | None = None
         over: Exception | None = None
         try:
-            if parts.budget is not None and account.hold is None:
-                account.hold = hold_of(parts.budget, parts.lane, call, estimate)
-                yield HoldBudget(account.hold)
+            if not account.holds:
+                for budget in budgets:
+                    hold = hold_of(
+                        budget, parts.lane, parts.lengths, call, estimate, requests=0.0 if account.attempts else 1.0
+                    )
+                    account.holds = (*account.holds, hold)
+                    began = parts.clock()
+                    try:
+                        yield HoldBudget(hold, _left(call, account))
+                    finally:
+                        account.waited += parts.clock() - began
             reservation = yield from _reserve(parts, call, account, estimate, front=refused)
         except BulkLLMError as error:
-            # If the deadline is over, then what the attempt before said is why there was to be another at all.
-            over = failed if failed is not None and isinstance(error, LimitTimeout) else error
-        except BaseException:
-            account.close("cancelled", unknown_charge=unknown_charge)
-            raise
+            # If time or money is over, then what the attempt before said is why there was to be another at all.
+            over = failed if failed is not None and isinstance(error, LimitTimeout | BudgetExceeded) else error
         if over is not None:
             try:
-                _record_failure(account, over, unknown_charge=unknown_charge)
                 raise over
             finally:
                 failed = over = None
@@ -77,38 +101,51 @@ def call_flow(parts: Parts, call: Call) -> Flow:
         except BaseException:  # cancelled or closed while it was under way: it stays counted
             if reservation is not None:
                 reservation.release()
-            account.close("cancelled", unknown_charge=True)
             raise
         else:
             if call.stream:
                 return CallStream(parts, attempt, account, reservation, estimate, response)
-            _settle_answer(parts, call, account, reservation, estimate, response)
+            try:
+                _settle_answer(parts, call, account, reservation, estimate, response)
+            except Exception:  # the answer is paid: books that break must not take it away
+                logger.exception("the books of a call to %s broke: its tokens and its cost are unknown", call.model)
+                if reservation is not None:
+                    reservation.release()
+                attach_record(response, account.close("ok"))
             return response
 
         # Outside the handler: or each attempt's error would drag the ones before it along as its context.
         failure = parts.lane.failure(failed)
         refused = failure.refused
-        unknown_charge = unknown_charge or failure.charge_unknown
+        account.failed(failure)
         if reservation is not None:
             reservation.release(keep_tokens=not refused)
         delay = call.retry.decide(failure, account.attempts, account.elapsed)
         if delay is None or (call.deadline is not None and account.elapsed + delay >= call.deadline):
             try:
-                _record_failure(account, failed, unknown_charge=unknown_charge)
                 raise failed
             finally:
                 failed = None  # or the error's traceback would hold this frame, and this frame the error
-        try:
-            yield Sleep(delay)
-        except BaseException:
-            account.close("cancelled", unknown_charge=unknown_charge)
-            raise
+        yield Sleep(delay)
 
 
-def _estimate(parts: Parts, call: Call) -> Estimate:
-    if parts.budget is None and not parts.limiter.counts_tokens(call.model):
+def _estimate(parts: Parts, call: Call, *, needed: bool) -> Estimate:
+    if not needed and not parts.limiter.counts_tokens(call.model):
         return _NOTHING
     return parts.estimator.estimate(call.model, call.options)
+
+
+def _expected(parts: Parts, call: Call, estimate: Estimate, usage: Usage | None) -> float | None:
+    """What an attempt probably costs of which nobody knows more than, at the most, what had come of its answer."""
+    if usage is not None:
+        return expected_cost(parts.lane, call, usage.input_tokens, usage.output_tokens)
+    known = estimate if estimate is not _NOTHING else parts.estimator.estimate(call.model, call.options)
+    return expected_cost(parts.lane, call, known.input_tokens, known.output_tokens)
+
+
+def _left(call: Call, account: Account) -> float | None:
+    """Seconds until the call's deadline."""
+    return None if call.deadline is None else max(0.0, call.deadline - account.elapsed)
 
 
 def _reserve(
@@ -120,7 +157,7 @@ def _reserve(
         call.model,
         input_tokens=estimate.input_tokens,
         output_tokens=estimate.output_tokens,
-        timeout=None if call.deadline is None else max(0.0, call.deadline - account.elapsed),
+        timeout=_left(call, account),
         priority=call.priority,
         front=front,
     )
@@ -143,6 +180,7 @@ def _settle_answer(
     parts: Parts, call: Call, account: Account, reservation: Reservation | None, estimate: Estimate, response: Any
 ) -> None:
     """A whole answer is here."""
+    account.response = response
     answer = parts.lane.answer(call, response)
     used = answer.usage
     guess: Usage | None = None
@@ -158,8 +196,5 @@ def _settle_answer(
             reservation.reconcile(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
     if estimate is not _NOTHING and used is not None:
         parts.estimator.learn(call.model, estimate.characters, used.input_tokens, used.output_tokens)
+        parts.lengths.learn(call.model, used.output_tokens)
     attach_record(response, account.close("ok", answer, estimated=guess))
-
-
-def _record_failure(account: Account, error: Exception, *, unknown_charge: bool) -> None:
-    attach_to_error(error, account.close(type(error).__name__, unknown_charge=unknown_charge))

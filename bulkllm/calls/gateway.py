@@ -6,12 +6,15 @@ values. Nothing here decides, waits or counts.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from .. import _litellm, models
-from ..accounting import Usage, cost_of, public_endpoint
+from ..accounting import Price, Usage, cost_of, public_endpoint
+from ..caching import as_paid, patch, patch_is_due, was_litellm_cache_hit
 from .call import Call
 from .failure import Failure, failure_of
 from .fold import StreamFold
@@ -29,16 +32,24 @@ class _NoRetries(int):
 
 _NO_RETRIES: Final = _NoRetries(0)
 
+# US dollars for a token of input and of output, and the longest answer in tokens; None where not known.
+_Rates = tuple[tuple[float, float] | None, int | None]
+
 # Which options, besides the name, decide whom LiteLLM takes a model for.
 _ROUTING: Final = ("custom_llm_provider", "api_base", "base_url")
 
 
 class LiteLLMLane:
-    """Carries calls through LiteLLM, with LiteLLM's own retries and those of the SDKs below it switched off."""
+    """Carries calls through LiteLLM, with LiteLLM's own retries and those of the SDKs below it switched off.
 
-    def __init__(self) -> None:
+    Args:
+        prices: what endpoints of one's own charge, by canonical name or glob.
+    """
+
+    def __init__(self, prices: Mapping[str, Price] | None = None) -> None:
+        self._own_prices = dict(prices or {})
         self._targets: dict[tuple[str, object, object, object], Target] = {}
-        self._prices: dict[str, tuple[int, tuple[float, float] | None]] = {}
+        self._known_rates: dict[str, tuple[int, _Rates]] = {}
         self._loaded: Any = None
 
     def load(self) -> None:
@@ -63,31 +74,65 @@ class LiteLLMLane:
         return Target(f"{provider}/{bare}", str(provider))
 
     def price(self, call: Call) -> tuple[float, float] | None:
-        """What LiteLLM's map says of the model: its plain prices, without tiers."""
+        """The price that the user has set, or else what LiteLLM's map says: the plain prices, without tiers."""
+        own = self._own_price(call.model)
+        if own is not None:
+            return own.input_per_token, own.output_per_token
+        return self._rates(call)[0]
+
+    def longest_answer(self, call: Call) -> int | None:
+        """What LiteLLM's map says of the model."""
+        return self._rates(call)[1]
+
+    def _own_price(self, model: str) -> Price | None:
+        """The price under the model's very name, or under the first pattern that it matches."""
+        own = self._own_prices
+        if not own:
+            return None
+        return own.get(model) or next((price for name, price in own.items() if fnmatchcase(model, name)), None)
+
+    def _rates(self, call: Call) -> _Rates:
         state = models.registry().introduce(call.model)
-        known = self._prices.get(call.model)
+        known = self._known_rates.get(call.model)
         if known is None or known[0] != state:
-            known = self._prices[call.model] = state, self._look_up_price(call.model)
+            try:
+                rates = self._look_up_rates(call.model)
+            except Exception:  # it is asked after calls that were paid, too
+                logger.exception("LiteLLM's map cannot be read for %s: its price is unknown", call.model)
+                rates = None, None
+            known = self._known_rates[call.model] = state, rates
         return known[1]
 
-    def _look_up_price(self, model: str) -> tuple[float, float] | None:
+    def _look_up_rates(self, model: str) -> _Rates:
         try:
             info = self._loaded.get_model_info(model)
         except Exception as error:
             if type(error).__name__ not in {"ModelNotMappedError", "Exception"}:  # a bare Exception in older versions
                 raise
-            return None
-        prices = info.get("input_cost_per_token"), info.get("output_cost_per_token")
-        return None if None in prices else (float(prices[0]), float(prices[1]))
+            return None, None
+        # Its own answer says 0 where it knows no price, so the entry is asked that it was made from.
+        entry = self._loaded.model_cost.get(info.get("key"), info)
+        tiers = [entry, *(entry.get("tiered_pricing") or ())]
+        prices = [
+            [tier[field] for tier in tiers if tier.get(field) is not None]
+            for field in ("input_cost_per_token", "output_cost_per_token")
+        ]
+        longest = info.get("max_output_tokens")
+        price = (float(max(prices[0])), float(max(prices[1], default=0.0))) if prices[0] else None
+        return price, longest if isinstance(longest, int) and longest > 0 else None
 
     # -- sending ---------------------------------------------------------------------------------------------
 
     def send(self, call: Call) -> Any:
         """One attempt, blocking."""
+        if patch_is_due(self._loaded):
+            patch()
         return getattr(self._ready(call), call.operation)(**self._keywords(call))
 
     async def asend(self, call: Call) -> Any:
         """One attempt, in a task."""
+        if patch_is_due(self._loaded):
+            await asyncio.to_thread(patch)
         return await getattr(self._ready(call), "a" + call.operation)(**self._keywords(call))
 
     def _ready(self, call: Call) -> Any:
@@ -131,16 +176,16 @@ class LiteLLMLane:
     def answer(self, call: Call, response: Any) -> Answer:
         """Read a whole response. Never raises: the call is paid."""
         hidden = getattr(response, "_hidden_params", None)
-        usage = _told(getattr(response, "usage", None))
-        cost, note = self._cost(call, response, usage)
+        paid = as_paid(response)
+        usage = _told(getattr(paid, "usage", None))
+        cost, note = self._cost(call, paid, usage)
         return Answer(
             usage=usage,
             cost=cost,
             cost_note=note,
             model=getattr(response, "model", None),
             endpoint=_endpoint(call, hidden),
-            # For a list of embeddings LiteLLM speaks of a hit if one of them was cached; the others were paid for.
-            from_cache=_get(hidden, "cache_hit") is True and cost is not None,
+            from_cache=was_litellm_cache_hit(response),
         )
 
     def streamed_answer(self, call: Call, fold: StreamFold, stream: Any) -> Answer:
@@ -150,23 +195,39 @@ class LiteLLMLane:
         note: str | None = "the provider told no usage"
         usage = fold.usage if _told_by_provider(stream) else None
         if usage is not None:
-            whole = fold.whole
-            if whole is None:
-                whole = self._loaded.types.utils.ModelResponse(model=fold.model or call.model, usage=fold.told)
-            cost, note = self._cost(call, whole, usage)
+            cost, note = self._cost(call, self._whole(call, fold), usage)
         return Answer(
             usage=usage,
             cost=cost,
             cost_note=note,
             model=fold.model,
             endpoint=_endpoint(call, hidden),
-            from_cache=_get(hidden, "cache_hit") is True
-            or getattr(stream, "custom_llm_provider", None) == "cached_response",
+            from_cache=self.from_cache(stream),
         )
+
+    def from_cache(self, stream: Any) -> bool:
+        """Whether a stream comes from LiteLLM's own cache."""
+        return was_litellm_cache_hit(stream)
+
+    def _whole(self, call: Call, fold: StreamFold) -> Any:
+        """A response with what a stream told: the calculator reads nothing else."""
+        if fold.whole is not None:
+            return as_paid(fold.whole)
+        try:
+            return self._loaded.types.utils.ModelResponse(model=fold.model or call.model, usage=fold.told)
+        except Exception:  # the call is paid
+            logger.exception("LiteLLM makes no response of a stream's usage for %s", call.model)
+            return {"model": fold.model or call.model, "usage": fold.told}
 
     def _cost(self, call: Call, response: Any, usage: Usage | None) -> tuple[float | None, str | None]:
         try:
-            return cost_of(response, model=call.model, provider=call.provider or None, usage=usage)
+            return cost_of(
+                response,
+                model=call.model,
+                provider=call.provider or None,
+                usage=usage,
+                price=self._own_price(call.model),
+            )
         except Exception:  # the call is paid: a calculator that breaks must not take the answer away
             logger.exception("LiteLLM's cost calculator broke for model %s: the cost is unknown", call.model)
             return None, "LiteLLM's cost calculator broke"

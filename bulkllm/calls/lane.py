@@ -60,7 +60,13 @@ class Lane(Protocol):
         """Whom a model's name means. Cheap after the first time."""
 
     def price(self, call: Call) -> tuple[float, float] | None:
-        """US dollars for a token of input and one of output, for estimates; None where that is not known. Cheap."""
+        """US dollars for a token of input and one of output, for estimates; None where that is not known. Cheap.
+
+        It never raises: it is asked after calls that were paid, too.
+        """
+
+    def longest_answer(self, call: Call) -> int | None:
+        """Output tokens that the model can give at most; None where that is not known. Cheap."""
 
     def send(self, call: Call) -> Any:
         """Make one attempt, blocking. Returns the response, or a provider's stream."""
@@ -79,3 +85,6 @@ class Lane(Protocol):
 
     def streamed_answer(self, call: Call, fold: StreamFold, stream: Any) -> Answer:
         """Read and price what a stream added up to."""
+
+    def from_cache(self, stream: Any) -> bool:
+        """Whether a stream comes from a cache of the lane's own, so that nothing of it is owed. Cheap; never waits."""

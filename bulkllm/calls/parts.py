@@ -10,6 +10,7 @@ from ..accounting import Budget, UsageTracker
 from ..limits import RateLimiter
 from ..limits.estimate import TokenEstimator
 from .lane import Lane
+from .spending import AnswerLengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Parts:
         lane: carries calls.
         limiter: holds them back.
         estimator: guesses tokens before, learns after.
+        lengths: how long answers can get, for budgets.
         budget: what its calls may use in all, if that is bounded.
         trackers: count every call, besides the scopes that are active when it begins.
         clock: seconds, monotonic.
@@ -28,6 +30,7 @@ class Parts:
     lane: Lane
     limiter: RateLimiter
     estimator: TokenEstimator = field(default_factory=TokenEstimator)
+    lengths: AnswerLengths = field(default_factory=AnswerLengths)
     budget: Budget | None = None
     trackers: tuple[UsageTracker, ...] = ()
     clock: Callable[[], float] = time.monotonic

@@ -7,9 +7,10 @@ first. Settling never waits and never awaits.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from ..accounting import Usage, UsageRecord
 from ..limits import Reservation
@@ -17,9 +18,23 @@ from ..limits.estimate import Estimate
 from .account import Account, attach_to_error
 from .call import Call
 from .closing import aclose_source, close_source
+from .effects import Effect
 from .fold import StreamFold
+from .lane import Answer
 from .parts import Parts
 from .wallclock import OutOfTimeError, run_within
+
+logger = logging.getLogger(__name__)
+
+
+class Keeper(Protocol):
+    """Whoever keeps what a stream brings."""
+
+    def add(self, chunk: Any) -> None:
+        """One more chunk."""
+
+    def store(self, stream: CallStream) -> Effect | None:
+        """What is to be done at the end of the stream, whose books are closed; it must not raise."""
 
 
 class CallStream:
@@ -46,6 +61,7 @@ class CallStream:
         self._estimate = estimate
         self._source = source
         self._fold = StreamFold()
+        self._keeper: Keeper | None = None
         self._ends_at = None if call.timeout is None else parts.clock() + call.timeout - account.since_sent
 
     @property
@@ -68,7 +84,9 @@ class CallStream:
             try:
                 chunk = self._next()
             except StopIteration:
-                self._finish()
+                store = self._finish()
+                if store is not None:
+                    store.perform()
                 raise
             except BaseException as error:
                 self._break(error)
@@ -111,7 +129,9 @@ class CallStream:
             try:
                 chunk = await self._anext()
             except StopAsyncIteration:
-                self._finish()
+                store = self._finish()
+                if store is not None:
+                    await store.aperform()
                 raise
             except BaseException as error:
                 self._break(error)
@@ -145,16 +165,34 @@ class CallStream:
 
     # -- the books -------------------------------------------------------------------------------------------
 
+    def keep_with(self, keeper: Keeper) -> None:
+        """Have what comes kept, if it comes to its end."""
+        self._keeper = keeper
+
     def _take(self, chunk: Any) -> bool:
         """Book a chunk. Whether the caller is to see it."""
         content, only_usage = self._fold.add(chunk)
+        self._account.watches.chunk(chunk)
+        if self._keeper is not None:
+            self._keeper.add(chunk)
         if content:
             self._account.first_token()
         return not (only_usage and self._call.adds_usage_chunk)
 
-    def _finish(self) -> None:
+    def _finish(self) -> Effect | None:
+        """The books of a stream that came to its end; what is to be done so that it is kept."""
         if self._account.record is not None:
-            return
+            return None
+        try:
+            self._settle_whole()
+        except Exception:  # the answer is paid: books that break must not take it away
+            logger.exception("the books of a stream of %s broke: its cost is unknown", self._call.model)
+            self._end_early("ok")
+            return None
+        keeper, self._keeper = self._keeper, None
+        return None if keeper is None else keeper.store(self)
+
+    def _settle_whole(self) -> None:
         call, estimate = self._call, self._estimate
         answer = self._parts.lane.streamed_answer(call, self._fold, self._source)
         used = answer.usage
@@ -162,6 +200,7 @@ class CallStream:
         self._settle(None if answer.from_cache else used or guess)
         if used is not None and estimate.characters and not answer.from_cache:
             self._parts.estimator.learn(call.model, estimate.characters, used.input_tokens, used.output_tokens)
+            self._parts.lengths.learn(call.model, used.output_tokens)
         self._account.close("ok", answer, estimated=guess)
 
     def _break(self, error: BaseException) -> None:
@@ -177,10 +216,14 @@ class CallStream:
         self._end_early("cancelled")
 
     def _end_early(self, outcome: str) -> None:
-        if self._account.record is None:
+        self._keeper = None
+        if self._account.record is None and self._parts.lane.from_cache(self._source):
+            self._settle(None)
+            self._account.close(outcome, Answer(self._fold.usage, None, model=self._fold.model, from_cache=True))
+        elif self._account.record is None:
             usage = self._guess()
             self._settle(usage)
-            self._account.close(outcome, estimated=usage, unknown_charge=True)
+            self._account.close(outcome, estimated=usage)
 
     def _guess(self) -> Usage:
         estimate = self._estimate

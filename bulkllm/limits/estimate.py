@@ -37,11 +37,13 @@ class Estimate:
         input_tokens: of the prompt.
         output_tokens: of the answer: the request's own bound if it has one.
         characters: of the prompt, for :meth:`TokenEstimator.learn`.
+        bounded: the answer cannot be longer than that.
     """
 
     input_tokens: float
     output_tokens: float
     characters: int
+    bounded: bool = False
 
 
 class TokenEstimator:
@@ -59,7 +61,7 @@ class TokenEstimator:
         output_tokens = calibration.output_tokens if bound is None else bound * _answers(options)
         if "input" in options and "messages" not in options and "max_output_tokens" not in options:
             output_tokens = calibration.output_tokens if calibration.answers else 0.0  # an embedding has no output
-        return Estimate(input_tokens, output_tokens, characters)
+        return Estimate(input_tokens, output_tokens, characters, bounded=bound is not None)
 
     def learn(self, model: str, characters: int, input_tokens: int, output_tokens: int) -> None:
         """Take the real usage of a call of so many characters into account."""

@@ -17,14 +17,8 @@ import pytest
 
 from bulkllm import _litellm
 from bulkllm.caching import litellm_patch
-from bulkllm.caching.litellm_patch import (
-    LiteLLMSupport,
-    litellm_support,
-    paid_usage,
-    patch,
-    unpatch,
-    was_litellm_cache_hit,
-)
+from bulkllm.caching.litellm_hits import paid_usage, was_litellm_cache_hit
+from bulkllm.caching.litellm_patch import LiteLLMSupport, litellm_support, patch, unpatch
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning"),

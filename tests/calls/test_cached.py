@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 import bulkllm
-from bulkllm.testing import FakeProvider, Fault
+from bulkllm.caching import choosing
+from bulkllm.config import config_dir
+from bulkllm.testing import FakeProvider
 
 MODEL = "openai/gpt-4.1-mini"
 
@@ -90,20 +92,6 @@ def test_identical_calls_in_flight_share_one(options: dict[str, Any]) -> None:
     assert len({id(response) for response in responses}) == 10, "each caller owns its response"
 
 
-def test_if_the_call_that_is_followed_fails_its_followers_ask_themselves(options: dict[str, Any]) -> None:
-    async def both(client: bulkllm.Client, base: str) -> list[Any]:
-        return await asyncio.gather(
-            *(client.acompletion(MODEL, ask("a"), **{**options, "api_base": base}) for _ in range(3)),
-            return_exceptions=True,
-        )
-
-    with FakeProvider(latency=0.1, faults=[Fault("status", status=400, first=1)]) as server:
-        client = bulkllm.Client(cache=bulkllm.Cache(memory=True))
-        ended = asyncio.run(both(client, server.openai_base))
-        assert server.report().requests == 2
-    assert [isinstance(end, Exception) for end in ended] == [True, False, False]
-
-
 def test_a_stream_is_served_from_a_kept_answer(provider: FakeProvider, options: dict[str, Any]) -> None:
     client = bulkllm.Client(cache=bulkllm.Cache(memory=True))
     whole = client.completion(MODEL, ask("a"), **options)
@@ -128,8 +116,78 @@ def test_a_call_decides_for_itself(provider: FakeProvider, options: dict[str, An
     for wanted in (cache, cache, False, None):
         client.completion(MODEL, ask("a"), cache=wanted, **options)
     assert provider.report().requests == 3
-    with pytest.raises(bulkllm.ConfigError, match="cache="):
-        client.completion(MODEL, ask("a"), cache="yes", **options)
+    wrong: dict[str, Any]
+    for wrong in ({"cache": "yes"}, {"sample": -1}, {"sample": True}, {"sample": 0.5}, {"namespace": 7}):
+        (name,) = wrong
+        with pytest.raises(bulkllm.ConfigError, match=f"{name}="):
+            client.completion(MODEL, ask("a"), **wrong, **options)
+
+
+def test_samples_and_namespaces_are_kept_apart(provider: FakeProvider, options: dict[str, Any]) -> None:
+    client = bulkllm.Client(cache=bulkllm.Cache(memory=True, namespace="mine"))
+    ways: list[dict[str, Any]] = [{}, {"sample": 1}, {"sample": 2}, {"namespace": "other"}]
+    first = [client.completion(MODEL, ask("a"), **way, **options) for way in ways]
+    assert provider.report().requests == 4
+    second = [client.completion(MODEL, ask("a"), **way, **options) for way in ways]
+    assert provider.report().requests == 4
+    assert [one.choices[0].message.content for one in first] == [one.choices[0].message.content for one in second]
+    same: dict[str, Any]
+    for same in ({"sample": 0}, {"namespace": "mine"}, {"namespace": None}):
+        assert bulkllm.record_of(client.completion(MODEL, ask("a"), **same, **options)).cached
+    assert provider.report().requests == 4
+    asyncio.run(client.acompletion(MODEL, ask("a"), sample=3, **options))
+    assert provider.report().requests == 5
+
+
+def test_without_a_cache_they_mean_nothing_and_are_not_sent(canned: Any) -> None:
+    canned.script = lambda exchange: exchange.answer(400, {"error": {"message": "no"}})
+    with pytest.raises(Exception, match="OpenAIException - no"):
+        bulkllm.Client().completion(MODEL, ask("a"), sample=1, namespace="n", api_base=canned.url, api_key="k")
+    assert set(canned.seen[0].body) == {"model", "messages"}
+
+
+@pytest.mark.parametrize(("told", "kept"), [("1", True), ("true", True), ("0", False), (None, False)])
+def test_the_environment_turns_it_on_for_clients_that_are_not_told(
+    told: str | None, kept: bool, provider: FakeProvider, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choosing, "_default", None)
+    if told is not None:
+        monkeypatch.setenv("BULKLLM_CACHE", told)
+    client = bulkllm.Client()
+    for _ in range(2):
+        client.completion(MODEL, ask("a"), **options)
+    assert provider.report().requests == (1 if kept else 2)
+    assert (client.cache is not None) is kept
+    bulkllm.Client(cache=False).completion(MODEL, ask("a"), **options)
+    assert provider.report().requests == (2 if kept else 3)
+    if client.cache is not None:
+        assert client.cache is bulkllm.Client(cache=True).cache
+        client.cache.close()
+
+
+def test_so_does_the_file_of_settings_and_it_bounds_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "_default", None)
+    file = config_dir() / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("[cache]\nenabled = true\nmax_bytes = 1000\nmax_age = 60\n")
+    cache = bulkllm.Client().cache
+    assert cache is not None
+    assert (cache.info().max_bytes, cache.info().max_age) == (1000, 60.0)
+    cache.close()
+    monkeypatch.setenv("BULKLLM_CACHE", "maybe")
+    with pytest.raises(bulkllm.ConfigError, match="BULKLLM_CACHE: expected true or false"):
+        bulkllm.Client()
+
+
+def test_configure_takes_it_for_the_default_client(provider: FakeProvider, options: dict[str, Any]) -> None:
+    try:
+        client = bulkllm.configure(cache=bulkllm.Cache(memory=True))
+        for _ in range(2):
+            bulkllm.completion(MODEL, ask("a"), **options)
+    finally:
+        bulkllm.configure()
+    assert provider.report().requests == 1
+    assert client.usage.total.cached == 1
 
 
 def test_embeddings_and_responses_are_kept_too(provider: FakeProvider, options: dict[str, Any]) -> None:

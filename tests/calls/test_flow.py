@@ -70,6 +70,9 @@ class HandLane:
     def price(self, call: Call) -> tuple[float, float] | None:
         return None
 
+    def longest_answer(self, call: Call) -> int | None:
+        return None
+
     def send(self, call: Call) -> Any:
         raise AssertionError("the test performs the effects")
 
@@ -89,6 +92,9 @@ class HandLane:
 
     def streamed_answer(self, call: Call, fold: StreamFold, stream: Any) -> Answer:
         return Answer(usage=fold.usage, cost=0.5)
+
+    def from_cache(self, stream: Any) -> bool:
+        return False
 
 
 class PricedLane(HandLane):

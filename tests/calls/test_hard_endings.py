@@ -48,6 +48,7 @@ DROPPED = """
         def timed_out(self, call): return TimeoutError()
         def answer(self, call, response): return Answer(usage=Usage(3, 2), cost=0.0)
         def streamed_answer(self, call, fold, stream): return Answer(usage=Usage(3, 2), cost=0.0)
+        def from_cache(self, stream): return False
 
     limit = RateLimit(rpm=10**9, tpm=10**12, max_in_flight=10**6)
     client = Client(limits=limit, lane=Lane())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from ..config import Settings
@@ -44,12 +45,18 @@ def default_cache() -> Cache:
     global _default  # noqa: PLW0603 - the one default
     with _default_lock:
         if _default is None:
-            settings = Settings()
-            _default = Cache(
-                max_bytes=settings.get("cache.max_bytes", int, MAX_BYTES),
-                max_age=settings.get("cache.max_age", float, None),
-            )
+            _default = open_cache()
         return _default
+
+
+def open_cache(path: Path | None = None) -> Cache:
+    """The cache in a directory, or in the usual one, with the bounds that the settings say."""
+    settings = Settings()
+    return Cache(
+        path,
+        max_bytes=settings.get("cache.max_bytes", int, MAX_BYTES),
+        max_age=settings.get("cache.max_age", float, None),
+    )
 
 
 def clients_cache(cache: Cache | bool | None) -> Cache | None:
