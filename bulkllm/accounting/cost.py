@@ -63,8 +63,9 @@ def cost_of(
     provider: str | None = None,
     usage: Usage | None = None,
     price: Price | None = None,
+    batch: bool = False,
 ) -> tuple[float | None, str | None]:
-    """What one answered call cost.
+    """What one answered call cost: of a function, plain or asynchronous, of a stream, or of a batch.
 
     In this order: the price given here; what LiteLLM has worked out already; what the provider itself says it
     charged; LiteLLM's calculator. LiteLLM must be there for the last of these and for judging a 0.
@@ -75,6 +76,8 @@ def cost_of(
         provider: LiteLLM's name of the provider; taken from the response or the model's name if not given.
         usage: the response's usage, if it is known already.
         price: what an own endpoint charges.
+        batch: it was answered by the provider's Batch API, whose prices are others: those that LiteLLM has for it, or
+            else half of the plain ones. What LiteLLM or the provider has worked out already is then not looked at.
 
     Returns:
         The cost and None, or None and the reason why it is not known.
@@ -90,6 +93,8 @@ def cost_of(
     if price is not None:
         return (price.cost(used), None) if used.total_tokens or price.per_request else (None, _NO_USAGE)
 
+    if batch:
+        return _cost_in_batch(response, model, provider or provider_in(model), used)
     worked_out = number(hidden.get("response_cost"))
     if worked_out:
         return worked_out, None
@@ -118,6 +123,21 @@ def cost_of(
             return None, unpriced
         raise
     return (computed, None) if computed else (None, unpriced)
+
+
+def _cost_in_batch(response: object, model: str, provider: str | None, used: Usage) -> tuple[float | None, str | None]:
+    if not used.total_tokens:
+        return None, _NO_USAGE
+    litellm = load()
+    rates = _rates(litellm.model_cost, model, provider, text(read(response, "model")))
+    if not rates:  # its calculator would say 0
+        return None, f"LiteLLM has no price for {model!r}; give one as Price(...)"
+    raw = read(response, "usage")
+    told = litellm.Usage(**raw) if isinstance(raw, Mapping) else raw
+    cost = number(
+        sum(litellm.cost_calculator.batch_cost_calculator(usage=told, model=model, custom_llm_provider=provider))
+    )
+    return (cost, None) if cost or not any(rates) else (None, f"LiteLLM has no batch price for {model!r}")
 
 
 def _cost_of_hit(response: object) -> tuple[float | None, str | None]:

@@ -141,7 +141,9 @@ _SOURCES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "output_audio": (("output", "audio_tokens"),),
     "accepted": (("output", "accepted_prediction_tokens"),),
     "rejected": (("output", "rejected_prediction_tokens"),),
-    "tool_use": (("input", "tool_use_tokens"),),  # Gemini's grounding: in its total, not charged
+    "tool_use": (
+        ("input", "tool_use_tokens"),
+    ),  # Gemini: what its tools read; in its total, and charged for some tools only
 }
 _DETAILS: Mapping[str, tuple[str, ...]] = {
     "input": ("prompt_tokens_details", "input_tokens_details", "input_token_details"),
@@ -178,10 +180,10 @@ def _normalised(raw: Mapping[str, Any]) -> Usage:
             [(to_output, to_input)] = added
             whole_input += to_input
             whole_output += to_output
-        elif added or beyond not in (told["tool_use"], -told["cache_read"] - told["cache_write"]):
+        elif added or beyond != -told["cache_read"] - told["cache_write"]:
             # ...and in one way only, or nothing is mended. Tool use is in Gemini's total alone; a total that
             # lacks just the cached tokens is how LiteLLM sums up Bedrock's batches.
-            unexplained, contradictory = beyond, True
+            unexplained, contradictory = beyond, bool(added) or beyond != told["tool_use"]
     contradictory = (
         contradictory
         or told["cache_read"] + told["cache_write"] > whole_input

@@ -290,3 +290,28 @@ def test_asking_the_cost_leaves_the_response_as_it_was() -> None:
     cost_of(made, model="openai/gpt-4o-mini")
     assert made.model_dump() == before
     assert made._hidden_params == notes
+
+
+# Batches
+
+
+@pytest.mark.parametrize("shape", ["object", "dict"])
+def test_a_batch_costs_what_batches_cost(shape: str) -> None:
+    litellm = _litellm.load()
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
+    response: Any = {"model": "gpt-4.1-mini", "usage": usage}
+    if shape == "object":
+        response = litellm.ModelResponse(model="gpt-4.1-mini", usage=litellm.Usage(**usage))
+    plain, _ = cost_of(response, model="openai/gpt-4.1-mini")
+    batch, note = cost_of(response, model="openai/gpt-4.1-mini", batch=True)
+    assert plain == pytest.approx(0.00056)
+    assert batch == pytest.approx(0.00028)
+    assert note is None
+
+
+def test_a_batch_without_a_price_or_without_usage_is_no_gift() -> None:
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
+    assert cost_of({"usage": usage}, model="openai/nobody-knows", batch=True)[0] is None
+    assert cost_of({"usage": None}, model="openai/gpt-4.1-mini", batch=True)[0] is None
+    own = Price(input_per_token=0.001)
+    assert cost_of({"usage": usage}, model="openai/nobody-knows", price=own, batch=True) == (1.0, None)

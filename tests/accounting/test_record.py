@@ -44,10 +44,12 @@ records = st.builds(
     time_to_first_token=maybe_number,
     waited=st.floats(0, 1e6),
     attempts=st.integers(0, 99),
+    refused=st.integers(0, 99),
     tags=st.dictionaries(names, names, max_size=3),
     started_at=st.datetimes(timezones=zones),
     estimated=st.booleans(),
     charge_unknown=st.booleans(),
+    uncertain_cost=maybe_number,
 )
 
 

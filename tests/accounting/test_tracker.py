@@ -58,9 +58,11 @@ records = st.builds(
     time_to_first_token=st.none() | st.floats(1e-3, 1e3),
     waited=st.just(0.0) | st.floats(1e-6, 1e3),
     attempts=st.integers(0, 4),
+    refused=st.integers(0, 4),
     tags=st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from(["1", "2"])),
     estimated=st.booleans(),
     charge_unknown=st.booleans(),
+    uncertain_cost=st.none() | st.just(0.0) | money,
 )
 
 

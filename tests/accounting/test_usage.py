@@ -219,7 +219,7 @@ SHAPES: dict[str, tuple[Any, Usage]] = {
             "total_tokens": 220,
             "prompt_tokens_details": {"tool_use_tokens": 70},
         },
-        Usage(100, 50),
+        Usage(100, 50, unexplained_tokens=70),
     ),
     "Gemini, grounded, 1.85.0": (
         {"completion_tokens": 50, "prompt_tokens": 100, "total_tokens": 220, "prompt_tokens_details": {}},

@@ -205,9 +205,7 @@ def test_what_gemini_searched_is_explained_where_litellm_tells_it_and_flagged_wh
         groundingMetadata={"webSearchQueries": ["x"]},
     )
     explained = "tool_use_tokens" in told.prompt_tokens_details.model_dump()
-    assert Usage.from_litellm(told) == (
-        Usage(100, 50) if explained else Usage(100, 50, unexplained_tokens=70, contradictory=True)
-    )
+    assert Usage.from_litellm(told) == (Usage(100, 50, unexplained_tokens=70, contradictory=not explained))
 
 
 def test_estimated_thoughts_of_anthropic_stay_inside_the_output() -> None:
