@@ -54,7 +54,7 @@ def test_type_checkers_see_what_is_public() -> None:
     assert sorted(alias.asname or alias.name for node in imports for alias in node.names) == bulkllm.__all__
 
 
-@pytest.mark.parametrize("module", ["bulkllm", "bulkllm.models", "bulkllm.testing"])
+@pytest.mark.parametrize("module", ["bulkllm", "bulkllm.models", "bulkllm.testing", "bulkllm.integrations"])
 def test_docs_list_what_is_public(module: str) -> None:
     section = re.search(rf"^## `{module}`\n(.*?)(?=^## |\Z)", _documentation()["docs/api.md"], re.MULTILINE | re.DOTALL)
     assert section is not None
@@ -63,7 +63,7 @@ def test_docs_list_what_is_public(module: str) -> None:
 
 
 def test_documentation_uses_public_names_only() -> None:
-    modules = "|".join(sorted(PUBLIC_MODULES | {"testing"}))
+    modules = "|".join(sorted(PUBLIC_MODULES | {"testing", "integrations"}))
     for text in _documentation().values():
         for module, name in re.findall(rf"\bbulkllm(\.(?:{modules}))?\.([A-Za-z]\w*)\b", text):
             where = importlib.import_module(f"bulkllm{module}")

@@ -1,0 +1,161 @@
+"""A run with a budget: used nearly whole, never passed, and continued with a larger one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulkllm import Budget, Client, ConfigError, Price, RetryPolicy, arun, run
+from bulkllm.bulk.journal import Journal
+from bulkllm.bulk.keytable import KeyTable
+from bulkllm.bulk.spent import spent_in
+from bulkllm.testing import FakeProvider, Fault
+
+# LiteLLM's sessions warn when their event loop is gone; none of it is ours to mend.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*`ReadOnly` qualifier:UserWarning", "ignore:Unclosed (connector|client session):ResourceWarning"
+)
+
+MODEL = "openai/house-model"
+PRICE = Price(input_per_token=0.000_01, output_per_token=0.000_2)
+
+
+def house(**more: Any) -> Client:
+    return Client(prices={"openai/*": PRICE}, retry=RetryPolicy(max_attempts=2, base_delay=0.0), **more)
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [{"custom_id": f"row {number}", "prompt": f"question {number}"} for number in range(count)]
+
+
+def options(server: FakeProvider, out: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "model": MODEL,
+        "output": out,
+        "api_base": server.openai_base,
+        "api_key": "sk",
+        "max_tokens": 100,
+        "progress": False,
+        "endpoint": "house",
+        **more,
+    }
+
+
+def charged(server: FakeProvider) -> float:
+    """What the provider's bill says."""
+    report = server.report()
+    return report.input_tokens * PRICE.input_per_token + report.output_tokens * PRICE.output_per_token
+
+
+async def test_a_dollar_with_200_calls_in_flight_is_used_nearly_whole_and_never_passed(tmp_path: Path) -> None:
+    """Each call holds two cents and costs a tenth of one: at most fifty go at once, and the last few one by one."""
+    out = tmp_path / "out.jsonl"
+    budget = Budget(1.00)
+    seen: list[float] = []
+
+    async def watch() -> None:
+        for _ in range(100_000):
+            seen.append(budget.held.cost + budget.spent.cost)
+            await asyncio.sleep(0.002)
+
+    with FakeProvider(reply_tokens=(3, 7), latency=0.01) as server:
+        watching = asyncio.create_task(watch())
+        result = await arun(rows(2000), budget=budget, client=house(), max_in_flight=200, **options(server, out))
+        watching.cancel()
+        assert result.stopped is not None
+        assert "budget" in result.stopped
+        assert budget.spent.cost == pytest.approx(charged(server))
+        assert 0.95 <= budget.spent.cost <= 1.00
+        assert 0.95 <= max(seen) <= 1.00 + 1e-9
+        assert not any(budget.held)
+        assert result.failed == 0
+
+        larger = Budget(1.20)
+        again = await arun(rows(2000), budget=larger, client=house(), max_in_flight=200, **options(server, out))
+        assert again.skipped == result.ok
+        assert again.ok > result.ok
+        assert 0.95 * 1.20 <= larger.spent.cost <= 1.20
+        assert larger.spent.cost == pytest.approx(charged(server))
+        assert server.report().repeated_prompts == 0
+
+
+def test_one_budget_in_two_runs_counts_no_row_twice(tmp_path: Path) -> None:
+    budget = Budget(1.00, max_requests=1000)
+    with FakeProvider(reply_tokens=(5, 5)) as server:
+        for _ in range(3):
+            run(rows(20), budget=budget, client=house(), **options(server, tmp_path / "out.jsonl"))
+        run(rows(20), budget=budget, client=house(), **options(server, tmp_path / "other.jsonl"))
+        assert budget.spent.cost == pytest.approx(charged(server))
+    assert budget.spent.requests == 40
+
+
+def test_what_the_file_has_cost_is_counted_before_the_first_call(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with FakeProvider(reply_tokens=(5, 5)) as server:
+        run(rows(20), client=house(), **options(server, out))
+        spent = charged(server)
+        result = run(rows(30), budget=Budget(spent + 0.001), client=house(), **options(server, out))
+        assert result.stopped is not None
+        assert (result.ok, server.report().requests) == (20, 20)
+        tokens = server.report().input_tokens + server.report().output_tokens
+        result = run(rows(30), budget=Budget(max_tokens=tokens + 50), client=house(), **options(server, out))
+        assert (result.ok, server.report().requests) == (20, 20)
+        result = run(rows(30), budget=Budget(max_requests=22), client=house(), **options(server, out))
+        assert (result.ok, server.report().requests) == (22, 22)
+
+
+def test_what_superseded_lines_had_cost_outlives_them(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with FakeProvider(reply_tokens=(5, 5)) as server:
+        for temperature in (0.1, 0.2, 0.3):
+            run(rows(10), client=house(), redo_changed=True, **options(server, out, temperature=temperature))
+        assert server.report().requests == 30
+        assert len(out.read_text().splitlines()) == 10
+        journal = Journal(out, KeyTable())
+        assert spent_in(journal) == pytest.approx((charged(server), _tokens(server), 30))
+        journal.finish()
+    about = json.loads(out.read_text().splitlines()[0])["bulkllm"]
+    assert about["before"]["requests"] == 2
+
+
+def _tokens(server: FakeProvider) -> int:
+    report = server.report()
+    return report.input_tokens + report.output_tokens
+
+
+def test_what_a_lost_attempt_may_have_cost_is_counted_in_the_next_run_too(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with FakeProvider(faults=[Fault("reset", first=2)]) as server:
+        first = Budget(1.00)
+        result = run(rows(1), budget=first, client=house(), **options(server, out))
+        assert result.failed == 1
+        assert first.spent.cost == pytest.approx(0.04, rel=0.1)
+        second = Budget(1.00)
+        result = run(rows(1), budget=second, client=house(), **options(server, out))
+        assert result.ok == 1
+        assert second.spent.cost == pytest.approx(first.spent.cost + charged(server))
+        third = Budget(1.00)
+        run(rows(1), budget=third, client=house(), **options(server, out))
+        assert third.spent.cost == pytest.approx(second.spent.cost)
+
+
+def test_columns_that_look_like_ours_do_not_confuse_it(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    strange = [{"prompt": "question", "bulkllm": {"cost": 99, "key": "x"}, "note": '"bulkllm":{"cost":99}'}]
+    with FakeProvider(reply_tokens=(5, 5)) as server:
+        run(strange, client=house(), **options(server, out))
+        budget = Budget(1.00)
+        run(strange, budget=budget, client=house(), **options(server, out))
+        assert budget.spent.cost == pytest.approx(charged(server))
+
+
+def test_calls_of_ones_own_cannot_be_held_to_a_budget(tmp_path: Path) -> None:
+    async def call(_: Any) -> Any:
+        raise AssertionError("not asked")
+
+    with pytest.raises(ConfigError, match="call, budget exclude each other"):
+        run(["x"], model=MODEL, call=call, budget=Budget(1), progress=False)
