@@ -1,6 +1,7 @@
 """What the names in a request mean: options, columns, secrets, and what cannot change an answer.
 
-What may live here: names and questions about names. Standard library only.
+What may live here: names and questions about names. Which of them cannot change an answer, :mod:`bulkllm.caching`
+knows; else standard library only.
 
 A row may mix LiteLLM's options with columns of the user's own ("category", "source"). LiteLLM sends an option that
 it does not know to the provider, so a column must not be taken for one: in a plain row only the names below are
@@ -14,6 +15,8 @@ from __future__ import annotations
 import difflib
 import re
 from functools import lru_cache
+
+from ..caching.names import changes_answer
 
 ROW_OPTIONS = frozenset({
     # OpenAI's chat parameters, as LiteLLM takes them
@@ -45,17 +48,6 @@ TEXT_OPTIONS = frozenset({
 })  # fmt: skip
 """Options whose value is text: a CSV cell is taken as it stands. Other options' cells are read as JSON."""
 
-NEUTRAL = frozenset({
-    "cache", "caching", "client", "cooldown_time", "deadline", "force_timeout", "http_client",
-    "input_cost_per_token", "litellm_call_id", "litellm_metadata", "litellm_session_id",
-    "litellm_trace_id", "logger_fn", "max_parallel_requests", "max_retries", "metadata", "mock_timeout",
-    "no-log", "num_retries", "output_cost_per_token", "priority", "request_timeout", "retry_policy",
-    "rpm", "shared_session", "ssl_verify", "stream", "stream_options", "stream_timeout", "tags",
-    "timeout", "tpm", "turn_off_message_logging", "verbose",
-})  # fmt: skip
-"""Options that cannot change an answer: a row is not asked again because one of them changed. (A deny-list: what is
-not known here counts.)"""
-
 BASE_NAMES = ("api_base", "base_url")
 """The names under which LiteLLM takes the endpoint; they are told apart from other options and count as one."""
 
@@ -77,8 +69,11 @@ def is_secret(name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def can_change_an_answer(name: str) -> bool:
-    """Whether an option belongs in the fingerprint by itself: not a neutral one, no secret, and not the endpoint."""
-    return name not in NEUTRAL and name not in BASE_NAMES and not is_secret(name)
+    """Whether an option belongs in the fingerprint by itself: not a neutral one, no secret, and not the endpoint.
+
+    A deny-list, the same as that of the cache: what is not known there counts.
+    """
+    return name not in BASE_NAMES and not is_secret(name) and changes_answer(name)
 
 
 def likely_misspelt(column: str) -> str | None:

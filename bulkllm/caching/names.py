@@ -17,11 +17,11 @@ _NEUTRAL = frozenset({
     "cooldown_time", "deadline", "force_timeout", "http_client", "keepalive_seconds", "max_parallel_requests",
     "max_retries", "num_retries", "priority", "request_timeout", "retry_policy", "retry_strategy", "shared_session",
     "ssl_certificate", "ssl_verify", "stream_timeout", "stream_timeout_by_service_tier", "timeout",
-    "timeout_by_service_tier", "use_client",
+    "mock_timeout", "timeout_by_service_tier", "use_client",
     # how the answer is handed over: a streamed answer and a whole one are the same answer
     "stream", "stream_chunk_size", "stream_options",
     # what is kept, here or there
-    "cache", "cache_key", "caching", "caching_groups", "preset_cache_key", "prompt_cache_key",
+    "cache", "cache_key", "caching", "caching_groups", "namespace", "preset_cache_key", "prompt_cache_key",
     "prompt_cache_retention", "ttl",
     # what is logged and counted
     "budget_duration", "callbacks", "completion_call_id", "failure_callback", "input_callback", "itpm",
@@ -32,9 +32,10 @@ _NEUTRAL = frozenset({
     "turn_off_message_logging", "verbose", "weight",
     # who asks: accounts and identities that a credential belongs to
     "azure_scope", "azure_username", "client_id", "tenant_id", "oci_fingerprint", "oci_tenancy", "oci_user",
-    # request_key takes these as arguments of its own
-    "api_base", "base_url", "model",
 })  # fmt: skip
+
+_OWN_ARGUMENTS = frozenset({"api_base", "base_url", "model"})
+"""What :func:`~bulkllm.caching.key.request_key` takes as arguments of its own."""
 
 _NEUTRAL_PREFIXES = (
     "arize_", "dd_", "humanloop_", "langfuse_", "langsmith_", "newrelic_", "posthog_", "signoz_", "user_api_key",
@@ -86,11 +87,16 @@ def is_secret(name: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def counts(name: str) -> bool:
-    """Whether an option of this name can change the answer."""
+def changes_answer(name: str) -> bool:
+    """Whether an option of this name can change the answer. Bulk runs ask the same to know a changed row."""
     return not (
         name in _NEUTRAL or name.startswith(_NEUTRAL_PREFIXES) or is_secret(name) or _PRICE.search(name) is not None
     )
+
+
+def counts(name: str) -> bool:
+    """Whether an option of this name goes into a key as an option."""
+    return name not in _OWN_ARGUMENTS and changes_answer(name)
 
 
 def header_counts(name: str) -> bool:
