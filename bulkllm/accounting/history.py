@@ -92,11 +92,21 @@ class History:
         """When the first call began."""
         return datetime.fromtimestamp(min(self._stretches) * self._width, UTC) if self._stretches else None
 
-    def stretches(self) -> list[Stretch]:
-        """All of them in order, those in which nothing happened too."""
+    def stretches(self, most: int = _MOST) -> list[Stretch]:
+        """All of them in order, those in which nothing happened too.
+
+        Args:
+            most: two become one until there are no more than that.
+        """
         if not self._stretches:
             return []
         first, last = min(self._stretches), max(self._stretches)
+        if last - first + 1 > most:
+            coarser = History()
+            coarser._width = 2 * self._width
+            for stretch in self._stretches.values():
+                coarser._at(stretch.start).take(stretch)
+            return coarser.stretches(most)
         return [self._stretches.get(key) or Stretch(key * self._width, self._width) for key in range(first, last + 1)]
 
     def _at(self, moment: float) -> Stretch:

@@ -75,7 +75,7 @@ def page(history: History, *, title: str, notes: Sequence[str] = ()) -> str:
     stretches = history.stretches()
     parts = [_head(title, history, stretches), _tiles(total, stretches)]
     if stretches:
-        parts += _along_time(total, stretches)
+        parts += _along_time(history, total, stretches)
         parts.append(_spreads(total))
     for by, heading in _GROUPS:
         groups = now.groups(by)  # type: ignore[arg-type]  # the names are those of By
@@ -127,7 +127,7 @@ def _tiles(total: Totals, stretches: Sequence[Stretch]) -> str:
         tiles.append(
             ("Time spent waiting", f"{share:.0%}", f"{seconds(total.waited / total.requests)} a call, for limits")
         )
-    extra = total.attempts - (total.requests - total.cached)
+    extra = total.attempts - latency.count
     if extra > 0:
         refused = f"{total.refused:,} refused for a limit" if total.refused else "none refused for a limit"
         tiles.append(("Further attempts", f"{extra:,}", refused))
@@ -147,8 +147,12 @@ def _tiles(total: Totals, stretches: Sequence[Stretch]) -> str:
     )
 
 
-def _along_time(total: Totals, stretches: Sequence[Stretch]) -> list[str]:
-    starts = [*(stretch.start for stretch in stretches), stretches[-1].start + stretches[-1].seconds]
+def _edges(stretches: Sequence[Stretch]) -> list[float]:
+    return [*(stretch.start for stretch in stretches), stretches[-1].start + stretches[-1].seconds]
+
+
+def _along_time(history: History, total: Totals, stretches: Sequence[Stretch]) -> list[str]:
+    starts = _edges(stretches)
     wide = stretches[0].seconds
     cards = []
     if total.cost:
@@ -165,6 +169,8 @@ def _along_time(total: Totals, stretches: Sequence[Stretch]) -> list[str]:
     )
     note = "Calls at once: asked of a provider, and held back by limits and budgets (of the last attempt of each call)"
     cards.append(_card("Waiting against working", note, plot, at_once))
+    stretches = history.stretches(min(80, max(8, total.requests // 4)))  # bars of some calls each, where there are few
+    starts, wide = _edges(stretches), stretches[0].seconds
     ended = [
         svg.Series("ok", "good", [stretch.ok for stretch in stretches]),
         svg.Series("from the cache", "cachehit", [stretch.cached for stretch in stretches]),

@@ -63,10 +63,17 @@ def usage_lines(totals: Totals) -> list[str]:
     lines = [
         f"tokens    {totals.input_tokens:,} in, {totals.output_tokens:,} out",
         f"cost      ${totals.cost:,.4f}{unpriced}",
-        f"latency   p50 {latency.p50:.2f} s, p95 {latency.p95:.2f} s, p99 {latency.p99:.2f} s",
-        f"limits    a call waited {totals.waited / totals.requests:.1f} s for them on average",
     ]
-    retries = totals.attempts - totals.requests
+    if latency.count:
+        lines.append(f"latency   p50 {latency.p50:.2f} s, p95 {latency.p95:.2f} s, p99 {latency.p99:.2f} s")
+    lines.append(f"limits    a call waited {totals.waited / totals.requests:.1f} s for them on average")
+    retries = totals.attempts - latency.count
     if retries > 0:
-        lines.append(f"retries   {retries:,}")
+        refused = f", {totals.refused:,} of all attempts refused for a limit" if totals.refused else ""
+        lines.append(f"retries   {retries:,}{refused}")
+    if totals.charge_unknown:
+        lines.append(
+            f"uncertain attempts of {totals.charge_unknown:,} calls were given up: up to"
+            f" ${totals.uncertain_cost:,.4f} more may be charged"
+        )
     return lines

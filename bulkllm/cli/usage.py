@@ -74,20 +74,17 @@ def _read(path: Path) -> tuple[History, list[str]]:
             unasked += 1
         else:
             history.add(record)
-    if unasked:
-        notes.append(f"{unasked:,} rows failed without a call and are in no sum.")
     total = history.tracker.total
-    if total.unpriced:
-        notes.append(f"{total.unpriced:,} calls have no known price and are not in the cost.")
-    if total.charge_unknown:
-        notes.append(
-            f"{total.charge_unknown:,} calls had attempts that were given up: up to ${total.uncertain_cost:,.4f} more "
-            "may be charged."
-        )
-    if total.contradictory:
-        notes.append(f"{total.contradictory:,} answers came with token counts that contradict each other.")
-    if total.estimated:
-        notes.append(f"{total.estimated:,} calls have estimated tokens, for the provider told none.")
+    charge = f"up to ${total.uncertain_cost:,.4f} more may be charged"
+    for count, what in (
+        (unasked, "Rows that failed without a call (in no sum): {:,}"),
+        (total.unpriced, "Calls of unknown price (not in the cost): {:,}"),
+        (total.charge_unknown, f"Calls with attempts that were given up: {{:,}}; {charge}"),
+        (total.contradictory, "Answers whose token counts contradict each other: {:,}"),
+        (total.estimated, "Calls with estimated tokens, for the provider told none: {:,}"),
+    ):
+        if count:
+            notes.append(what.format(count))
     return history, notes
 
 

@@ -73,8 +73,8 @@ def test_a_report_of_a_results_file_for_people(
         "output tokens",
     ):
         assert expected in said
-    assert "1 rows failed without a call" in said
-    assert "10 calls have no known price" in said
+    assert "Rows that failed without a call (in no sum): 1" in said
+    assert "Calls of unknown price (not in the cost): 10" in said
     assert "up to $1.2500 more may be charged" in said
 
 
@@ -110,7 +110,7 @@ def test_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     text = page.read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>")
     assert "results.jsonl" in text
-    assert "1 rows failed without a call" in text
+    assert "Rows that failed without a call (in no sum): 1" in text
     assert capsys.readouterr().out == ""
 
 
@@ -132,3 +132,17 @@ def test_what_is_no_such_file_is_told(
     assert "there is no such file" in capsys.readouterr().err
     assert bulkllm(monkeypatch, tmp_path / "empty.jsonl") == 0
     assert "no calls" in capsys.readouterr().out
+
+
+def test_a_run_in_which_nothing_was_sent_is_shown_all_the_same() -> None:
+    from bulkllm import UsageTracker
+    from bulkllm.cli.show import usage_lines
+
+    tracker = UsageTracker()
+    tracker.record(UsageRecord(model="m", cost=0.0, outcome="BudgetExceeded", attempts=0))
+    assert [line.split()[0] for line in usage_lines(tracker.total)] == ["tokens", "cost", "limits"]
+    for record in records():
+        tracker.record(record)
+    lines = usage_lines(tracker.total)
+    assert "retries   10, 5 of all attempts refused for a limit" in lines
+    assert "uncertain attempts of 5 calls were given up: up to $1.2500 more may be charged" in lines
