@@ -81,6 +81,7 @@ class Client:
         self.cache = clients_cache(cache)
         self._timeout = _seconds("timeout", timeout)
         self._deadline = None if deadline is None else _seconds("deadline", deadline)
+        self.budget = budget
         self._observers = tuple(observers)
         if lane is not None and prices is not None:
             raise ConfigError("prices= are for the lane through LiteLLM; a lane of one's own has its own")

@@ -48,7 +48,8 @@ def hold_of(
         ConfigError: the budget is one of money, and nobody knows what the model costs.
     """
     inputs, outputs = estimate.input_tokens, estimate.output_tokens
-    most = outputs if estimate.bounded else max(outputs, lengths.most(lane, call))
+    bounded = estimate.bounded or call.operation == "embedding"  # which has no output
+    most = outputs if bounded else max(outputs, lengths.most(lane, call))
     per_input = per_output = 0.0
     if budget.max_cost is not None:
         price = lane.price(call)

@@ -263,6 +263,16 @@ def test_without_a_bound_the_longest_possible_answer_is_held_and_then_what_was_s
     assert held == [pytest.approx(0.44 + 20.00), pytest.approx(0.44 + 0.30, rel=0.05)]
 
 
+def test_an_embedding_holds_no_answer() -> None:
+    budget = Budget(max_tokens=100)
+    one = client(Usage(5), Usage(5), budget=budget, longest=100_000)
+    assert one.budget is budget
+    other = budget.hold(tokens=50).acquire()
+    one.embedding(MODEL, ["a" * 20])
+    other.refund()
+    assert budget.spent.tokens == 5
+
+
 def test_a_call_that_could_take_more_than_there_is_goes_alone() -> None:
     budget = Budget(8.00)
     one = client(Usage(44, 20), budget=budget, longest=100_000)  # a thousand dollars at most, 5.56 likely
