@@ -88,6 +88,13 @@ def usage(response: object) -> None:
     assert_type(tracker.by_model["openai/gpt-5-mini"].latency.p95, float | None)
     assert_type(bulkllm.usage(), UsageTracker)
     assert_type(Price(input_per_token=1e-6).cost(record.usage), float)
+    assert_type(UsageTracker("kept", sink="records.jsonl").snapshot(), UsageTracker)
+    assert_type(list(bulkllm.read_records("records.jsonl")), list[UsageRecord])
+    assert_type(record.uncertain_cost, float | None)
+    with bulkllm.Budget(5.00, max_tokens=10_000) as budget:
+        assert_type(budget.remaining.cost, float)
+    assert_type(Client(budget=budget, prices={"openai/*": Price(input_per_token=1e-6)}), Client)
+    assert_type(bulkllm.run(["a"], model="openai/gpt-5-mini", budget=budget), RunResult)
 
 
 def models() -> None:
