@@ -78,7 +78,8 @@ class Usage:
             return raw
         if raw is None:
             return cls()
-        return _normalised(_as_mapping(raw))
+        told = _as_mapping(raw)
+        return _plain(told) or _normalised(told)
 
     def to_dict(self) -> dict[str, Any]:
         """The wholes, their total and every part that is not 0; fit for JSON."""
@@ -159,6 +160,22 @@ _BESIDE: tuple[tuple[str, ...], ...] = (
     ("cache_read", "cache_write"),  # Anthropic's own counting, by way of OpenAI-shaped proxies
     ("reasoning", "cache_read", "cache_write"),
 )
+
+
+_WHOLES = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+
+
+def _plain(raw: Mapping[str, Any]) -> Usage | None:
+    """The short way for a usage with two wholes, their sum, and nothing else that is not 0; None for any other."""
+    whole_input, whole_output, total = raw.get("prompt_tokens"), raw.get("completion_tokens"), raw.get("total_tokens")
+    if type(whole_input) is not int or type(whole_output) is not int or type(total) is not int:
+        return None
+    if whole_input < 0 or whole_output < 0 or whole_input + whole_output != total:
+        return None
+    for name, value in raw.items():
+        if value and name not in _WHOLES and not (type(value) is dict and not any(value.values())):
+            return None
+    return Usage(whole_input, whole_output)
 
 
 def _normalised(raw: Mapping[str, Any]) -> Usage:

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from .. import _litellm
+from .skeleton import Skeletons
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,9 @@ def thaw_response(kind: str, frozen: dict[str, Any]) -> Any:
         _log.debug("a kept answer is of the unknown kind %r: not used", kind)
         return None
     try:
+        response = _skeletons().rebuild(frozen) if kind == CHAT else None
+        if response is not None:
+            return response
         response = cls(**frozen)
         if _WORTH_KEEPING[kind](response):  # LiteLLM makes an empty answer of many a thing that is none
             return response
@@ -75,6 +79,11 @@ def _classes() -> dict[str, Any]:
         TEXT: litellm.TextCompletionResponse,
         RESPONSES: litellm.types.llms.openai.ResponsesAPIResponse,
     }
+
+
+@cache
+def _skeletons() -> Skeletons:
+    return Skeletons(_classes()[CHAT], _chat_is_answer)
 
 
 def _chat_is_answer(response: Any) -> bool:

@@ -159,7 +159,7 @@ def _was_finished(stream: CallStream) -> bool:
 
 def _hit(account: Account, entry: Entry, response: Any) -> Any:
     call = account.call
-    told = getattr(response, "usage", None)
+    told = entry.value.get("usage")
     answer = Answer(
         usage=None if told is None else Usage.from_litellm(told),
         cost=entry.cost,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkllm.accounting import Usage
-from bulkllm.accounting.usage import COUNTS
+from bulkllm.accounting.usage import COUNTS, _normalised, _plain
 from bulkllm.errors import ConfigError
 
 OPENAI = {
@@ -423,3 +423,35 @@ def test_a_count_that_is_none_is_refused_by_name(value: object) -> None:
 def test_only_a_usage_can_be_added() -> None:
     with pytest.raises(TypeError):
         Usage() + 1  # type: ignore[operator]  # the point of the test
+
+
+@given(
+    st.integers(-1, 50),
+    st.integers(-1, 50),
+    st.integers(-1, 1),
+    st.dictionaries(
+        st.sampled_from(
+            ["prompt_tokens_details", "completion_tokens_details", "cache_read_input_tokens", "input_tokens", "cost"]
+        ),
+        st.one_of(
+            st.none(),
+            st.integers(0, 3),
+            st.dictionaries(st.sampled_from(["cached_tokens", "reasoning_tokens"]), st.integers(0, 3)),
+        ),
+    ),
+)
+def test_the_short_way_for_plain_usages_says_what_the_long_one_says(
+    tokens_in: int, tokens_out: int, beyond: int, more: dict[str, Any]
+) -> None:
+    raw = {
+        "prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out + beyond,
+        **more,
+    }  # fmt: skip
+    short = _plain(raw)
+    assert short is None or short == _normalised(raw)
+
+
+def test_the_short_way_is_taken_for_what_most_providers_tell() -> None:
+    details = {"cached_tokens": 0, "audio_tokens": None}
+    raw = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "prompt_tokens_details": details}
+    assert _plain(raw) == Usage(3, 4)
