@@ -148,11 +148,11 @@ def test_along_time_nothing_is_lost_and_stretches_stay_few(calls: list[tuple[flo
 def test_working_and_waiting_stand_where_they_were() -> None:
     history = History()
     history.add(call(0.0, waited=8.0, latency=0.0))
-    history.add(call(8.0, waited=0.0, latency=8.0))
+    history.add(call(0.0, waited=8.0, latency=8.0))
     stretches = history.stretches()
     half = START.timestamp() + 8
-    assert all(one.waiting == one.seconds for one in stretches if one.start < half)
-    assert all(one.working == one.seconds for one in stretches if half <= one.start < half + 8)
+    assert all((one.waiting, one.working) == (2 * one.seconds, 0) for one in stretches if one.start < half)
+    assert all((one.waiting, one.working) == (0, one.seconds) for one in stretches if half <= one.start < half + 8)
 
 
 # -- histograms ----------------------------------------------------------------------------------------------

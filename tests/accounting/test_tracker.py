@@ -66,6 +66,17 @@ records = st.builds(
 )
 
 
+def test_refusals_and_uncertain_charges_add_up() -> None:
+    tracker = UsageTracker()
+    for refused, uncertain in ((2, 0.25), (0, None), (3, 0.5)):
+        tracker.record(UsageRecord(model=MINI, refused=refused, charge_unknown=True, uncertain_cost=uncertain))
+    total = tracker.total
+    assert (total.refused, total.charge_unknown, total.uncertain_cost) == (5, 3, 0.75)
+    told = total.to_dict()
+    assert (told["refused"], told["uncertain_cost"]) == (5, 0.75)
+    assert UsageTracker.from_dict(tracker.to_dict()).total == total
+
+
 def test_a_new_tracker_has_counted_nothing() -> None:
     tracker = UsageTracker()
     assert tracker.total == Totals()

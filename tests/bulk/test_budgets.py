@@ -122,6 +122,20 @@ def test_what_superseded_lines_had_cost_outlives_them(tmp_path: Path) -> None:
     assert about["before"]["requests"] == 2
 
 
+def test_a_line_that_another_supersedes_counts_once(tmp_path: Path) -> None:
+    """As a crash leaves it: both lines stand in the file."""
+    out = tmp_path / "out.jsonl"
+    with FakeProvider(reply_tokens=(5, 5)) as server:
+        run(rows(30), client=house(), **options(server, out))
+        old = out.read_bytes().splitlines(keepends=True)[0]
+        once = charged(server)
+        out.write_bytes(old + out.read_bytes())
+    journal = Journal(out, KeyTable())
+    assert journal.lines == 31
+    assert spent_in(journal).cost == pytest.approx(once)
+    journal.finish()
+
+
 def _tokens(server: FakeProvider) -> int:
     report = server.report()
     return report.input_tokens + report.output_tokens
