@@ -32,7 +32,14 @@ WITHOUT_DEPENDENCIES = frozenset({NEWEST})
 
 TOOLS = ("platformdirs>=4.2", "pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3", "hypothesis>=6.100")
 
-TESTS = ("tests/caching",)
+TESTS = (
+    "tests/caching",
+    "tests/calls/test_cached.py",
+    "tests/calls/test_cached_streams.py",
+    "tests/calls/test_cached_vectors.py",
+    "tests/calls/test_following.py",
+    "tests/calls/test_litellm_cache.py",
+)
 
 
 class Failed(Exception):

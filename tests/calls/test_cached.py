@@ -17,6 +17,13 @@ from bulkllm.testing import FakeProvider
 MODEL = "openai/gpt-4.1-mini"
 
 
+@pytest.fixture(autouse=True)
+def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the root's conftest is not used, as on several versions of LiteLLM."""
+    for place in ("cache", "config"):
+        monkeypatch.setenv(f"BULKLLM_{place.upper()}_DIR", str(tmp_path_factory.mktemp("own") / place))
+
+
 def ask(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 

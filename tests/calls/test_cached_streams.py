@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,9 @@ def test_a_stream_that_is_no_whole_answer_is_not_kept(
     client: bulkllm.Client, canned: Any, events: list[dict[str, Any]]
 ) -> None:
     canned.script = lambda exchange: exchange.events(*events, "[DONE]")
-    list(client.completion(MODEL, ASK, stream=True, api_base=canned.url, api_key="k", num_retries=0))
+    stream = client.completion(MODEL, ASK, stream=True, api_base=canned.url, api_key="k", num_retries=0)
+    with contextlib.suppress(Exception):  # from 1.108 on LiteLLM raises where there is no end
+        list(stream)
     assert client.cache is not None
     assert client.cache.info().entries == 0
 

@@ -88,6 +88,10 @@ def is_free(hit: bulkllm.UsageRecord, paid: bulkllm.UsageRecord) -> None:
     assert (hit.cached, hit.cost, hit.attempts, hit.outcome) == (True, 0.0, 0, "ok")
     assert (paid.cached, paid.attempts) == (False, 1)
     assert paid.cost
+    if hit.estimated:  # older versions do not tell with a stream out of the cache what it had used
+        assert litellm_patch._major_minor(_litellm.version()) < (1, 97)
+        assert hit.saved is None
+        return
     assert hit.saved == pytest.approx(paid.cost)
     assert hit.usage == paid.usage
 
