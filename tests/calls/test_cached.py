@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 import bulkllm
 from bulkllm.caching import choosing
@@ -66,22 +67,97 @@ def test_another_process_and_the_asynchronous_world_find_the_same_answer(
     assert provider.report().requests == 1
 
 
+def formats() -> tuple[type[BaseModel], type[BaseModel]]:
+    """Two classes of one name, which ask for different things."""
+
+    def first() -> type[BaseModel]:
+        class Label(BaseModel):
+            name: str
+
+        return Label
+
+    def second() -> type[BaseModel]:
+        class Label(BaseModel):
+            name: str
+            sure: bool
+
+        return Label
+
+    return first(), second()
+
+
+ONE_FORMAT, OTHER_FORMAT = formats()
+TALK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+BASE: dict[str, Any] = {
+    "messages": TALK, "temperature": 0.5, "seed": 7, "reasoning_effort": "low", "response_format": ONE_FORMAT,
+    "extra_body": {"min_p": 0.1, "deep": {"x": 1, "y": 2}}, "tools": [{"type": "function", "function": {"name": "f"}}],
+    "chat_template_kwargs": {"enable_thinking": True}, "max_tokens": 50, "drop_params": True,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "other", [{"temperature": 0.5}, {"extra_body": {"k": 1}}, {"seed": 1}, {"max_tokens": 5}, {"api_base": "elsewhere"}]
+    "other",
+    [
+        {"temperature": 0.6},
+        {"temperature": None},
+        {"seed": 8},
+        {"seed": "7"},
+        {"max_tokens": 51},
+        {"reasoning_effort": "high"},
+        {"response_format": OTHER_FORMAT},
+        {"extra_body": {"min_p": 0.1, "deep": {"x": 1, "y": 3}}},
+        {"extra_body": {"min_p": 0.1, "deep": {"x": 1, "y": "2"}}},
+        {"tools": [{"type": "function", "function": {"name": "g"}}]},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"messages": [TALK[0], TALK[2], TALK[1]]},
+        {"messages": TALK[::-1]},
+        {"extra_headers": {"anthropic-beta": "x"}},
+        {"never_heard_of": 1},
+    ],
 )
 def test_another_request_is_another_answer(
     provider: FakeProvider, options: dict[str, Any], other: dict[str, Any]
 ) -> None:
     client = bulkllm.Client(cache=bulkllm.Cache(memory=True))
-    client.completion(MODEL, ask("a"), **options)
-    if "api_base" in other:
-        other = {"api_base": f"{provider.url}/v1/"}
-        with FakeProvider() as second:
-            client.completion(MODEL, ask("a"), **{**options, "api_base": second.openai_base})
-            assert second.report().requests == 1
-        return
-    client.completion(MODEL, ask("a"), **{**options, **other})
+    client.completion("openai/gpt-5-mini", **BASE, **options)
+    client.completion("openai/gpt-5-mini", **{**BASE, **other}, **options)
     assert provider.report().requests == 2
+    assert client.usage.total.cached == 0
+
+
+def test_another_endpoint_is_another_answer(provider: FakeProvider, options: dict[str, Any]) -> None:
+    client = bulkllm.Client(cache=bulkllm.Cache(memory=True))
+    client.completion(MODEL, ask("a"), **options)
+    with FakeProvider() as second:
+        client.completion(MODEL, ask("a"), **{**options, "api_base": second.openai_base})
+        assert second.report().requests == 1
+    client.completion(MODEL, ask("a"), **{**options, "api_base": f"{provider.openai_base}/"})
+    assert provider.report().requests == 1, "a slash at its end makes it no other one"
+
+
+def turned(value: Any) -> Any:
+    """The same with every dict's keys the other way round."""
+    if isinstance(value, dict):
+        return {name: turned(value[name]) for name in reversed(value)}
+    return [turned(item) for item in value] if isinstance(value, list) else value
+
+
+def test_the_same_request_said_in_another_order_or_with_another_key_is_the_same(
+    provider: FakeProvider, options: dict[str, Any]
+) -> None:
+    client = bulkllm.Client(cache=bulkllm.Cache(memory=True))
+    client.completion("openai/gpt-5-mini", **BASE, **options)
+    other = {
+        **options,
+        "api_key": "sk-another",
+        "timeout": 17,
+        "num_retries": 1,
+        "metadata": {"run": 2},
+        "tags": {"a": "b"},
+    }
+    client.completion(**turned({**BASE, **other}), model="openai/gpt-5-mini")
+    assert provider.report().requests == 1
+    assert client.usage.total.cached == 1
 
 
 def test_identical_calls_in_flight_share_one(options: dict[str, Any]) -> None:
@@ -209,14 +285,32 @@ def test_embeddings_and_responses_are_kept_too(provider: FakeProvider, options: 
     assert len(vectors.data) == 2
 
 
-def test_no_key_is_in_the_file(provider: FakeProvider, options: dict[str, Any], tmp_path: Path) -> None:
+def test_no_secret_is_in_the_files(provider: FakeProvider, options: dict[str, Any], tmp_path: Path) -> None:
+    secret: dict[str, Any] = {
+        "extra_headers": {"Authorization": "Bearer sk-in-header", "X-Mine": "a-private-header"},
+        "headers": {"x-other": "another-private-header"},
+        **options,
+    }
+    words = [
+        b"sk-secret-key",
+        b"sk-in-header",
+        b"a-private-header",
+        b"another-private-header",
+        b"Authorization",
+        b"X-Mine",
+    ]
+    found = b""
     with bulkllm.Cache(tmp_path) as cache:
-        bulkllm.Client(cache=cache).completion(
-            MODEL, ask("a"), extra_headers={"Authorization": "Bearer sk-other"}, **options
-        )
-        assert cache.info().entries == 1
+        client = bulkllm.Client(cache=cache)
+        client.completion(MODEL, ask("a"), **secret)
+        list(client.completion(MODEL, ask("b"), stream=True, **secret))
+        client.responses(MODEL, "hello", **options)
+        client.embedding("openai/text-embedding-3-small", ["a", "b"], **secret)
+        assert cache.info().entries == 5
+        for file in tmp_path.iterdir():  # also what lies there only while it is open
+            found += file.read_bytes()
+        cache.export(tmp_path / "export.jsonl")
     for file in tmp_path.rglob("*"):
-        if file.is_file():
-            content = file.read_bytes()
-            assert b"sk-secret-key" not in content
-            assert b"sk-other" not in content
+        found += file.read_bytes()
+    assert b"choices" in found
+    assert not [word for word in words if word.lower() in found.lower()]
