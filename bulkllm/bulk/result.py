@@ -48,9 +48,14 @@ class ResultRow:
         error: why there is no answer, or None.
         record: tokens, cost and times, or None where no call was made.
         columns: the input row's other columns.
+        variant: which of the run's models it was for, if there were several: its name, or its preset's.
+        parsed: with ``response_format`` or ``validate``, the answer as an object: of the model's class if one was
+            given, else as plain JSON; plain JSON too for a row that was read from a file.
     """
 
-    __slots__ = ("_body", "_response", "columns", "custom_id", "error", "index", "key", "record")
+    __slots__ = (
+        "_body", "_response", "columns", "custom_id", "error", "index", "key", "parsed", "record", "variant",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -63,6 +68,8 @@ class ResultRow:
         columns: Mapping[str, Any],
         response: Any = None,
         body: Mapping[str, Any] | None = None,
+        variant: str | None = None,
+        parsed: Any = None,
     ) -> None:
         self.custom_id = custom_id
         self.key = key
@@ -72,6 +79,8 @@ class ResultRow:
         self.columns = columns
         self._response = response
         self._body = body
+        self.variant = variant
+        self.parsed = parsed
 
     @classmethod
     def from_line(cls, line: bytes | str) -> ResultRow:
@@ -92,6 +101,8 @@ class ResultRow:
                 record=UsageRecord.from_dict(about) if "model" in about else None,
                 columns=about.get("columns", {}),
                 body=None if response is None else response["body"],
+                variant=about.get("variant"),
+                parsed=about.get("parsed"),
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
             raise ConfigError(f"this is no line of a results file: {problem}") from problem
@@ -108,6 +119,11 @@ class ResultRow:
             dump = getattr(self._response, "model_dump", None)
             self._body = self._response if dump is None else dump(mode="json")
         return self._body
+
+    @property
+    def parsed_json(self) -> Any:
+        """`parsed` as plain JSON."""
+        return plain(self.parsed)
 
     @property
     def response(self) -> Any:
@@ -171,6 +187,29 @@ class RunResult:
             return iter(self._rows)
         return read_results(self.output, only=self._table)
 
+    def to_pandas(self) -> Any:
+        """The finished rows as a pandas DataFrame, in the order of the input.
+
+        A column each for ``custom_id``, ``index``, the input's own columns, the answer's text, the error, tokens, cost
+        and times; a column of the input that has the name of one of these is called ``column_<name>``.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from .frames import to_pandas
+
+        return to_pandas(self)
+
+    def to_polars(self) -> Any:
+        """The finished rows as a polars DataFrame; as `to_pandas`, but what polars has no type for is JSON text.
+
+        Raises:
+            ConfigError: polars is not installed.
+        """
+        from .frames import to_polars
+
+        return to_polars(self)
+
     def __repr__(self) -> str:
         ended = "interrupted, " if self.interrupted else "stopped, " if self.stopped else ""
         where = "memory" if self.output is None else str(self.output)
@@ -180,12 +219,13 @@ class RunResult:
         )
 
 
-def read_results(path: str | Path, *, only: KeyTable | None = None) -> Iterator[ResultRow]:
-    """The rows of a results file in the order of their input, the latest line of each.
+def read_results(path: str | Path, *, only: KeyTable | None = None, ordered: bool = True) -> Iterator[ResultRow]:
+    """The rows of a results file, the latest line of each.
 
     Args:
         path: the file.
         only: rows that a run has met in its input; others are left out.
+        ordered: in the order of the input; otherwise as they stand in the file, which a disk reads faster.
 
     Raises:
         ConfigError: the file holds something that is no result.
@@ -210,9 +250,15 @@ def read_results(path: str | Path, *, only: KeyTable | None = None) -> Iterator[
                 raise ConfigError(f"{path} is no results file of bulkllm, or is damaged; running into it mends that")
             begin += len(line)
         found = (slot for slot, place in enumerate(places) if place != _NOT_THERE)
-        for slot in sorted(found, key=table.index.__getitem__):
+        for slot in sorted(found, key=table.index.__getitem__ if ordered else places.__getitem__):
             file.seek(places[slot])
             yield ResultRow.from_line(file.readline())
+
+
+def plain(value: Any) -> Any:
+    """An object that was parsed out of an answer, as plain JSON."""
+    dump = getattr(value, "model_dump", None)
+    return value if dump is None else dump(mode="json")
 
 
 def text_of(body: Any) -> str | None:

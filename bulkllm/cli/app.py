@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import cache, demo, fake_provider, limits, models, run, usage
+from . import cache, demo, fake_provider, limits, models, results, run, usage
 
 app = typer.Typer(
     name="bulkllm",
@@ -39,6 +39,7 @@ app.command(name="run")(run.run)
 app.command(name="demo")(demo.demo)
 app.command(name="fake-provider")(fake_provider.fake_provider)
 app.add_typer(models.app)
+app.add_typer(results.app)
 app.add_typer(limits.app)
 app.add_typer(cache.app)
 app.add_typer(usage.app)

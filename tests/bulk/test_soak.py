@@ -1,4 +1,4 @@
-"""What a night's run must stand, at full size: on a quiet machine, with ``pytest -m soak -s``, which prints what it saw.
+"""What a night's run must stand, at full size: on a quiet machine, by ``pytest -m soak -s``, which prints what it saw.
 
 The same things are asked in small in test_provider.py, which always runs.
 """
@@ -54,7 +54,7 @@ def labels(path: Path) -> list[int]:
 
 def test_ten_thousand_rows_against_faults(tmp_path: Path, out: Path) -> None:
     path = write(tmp_path / "in.jsonl", 10_000)
-    with FakeProvider(seed=3, faults=FAULTS).spawn() as server:
+    with FakeProvider.spawn(seed=3, faults=FAULTS) as server:
         began = time.monotonic()
         result = bulk(path, server.openai_base, out, timeout=5, retry=RetryPolicy(max_attempts=8, base_delay=0.05))
         took = time.monotonic() - began
@@ -69,7 +69,7 @@ def test_ten_thousand_rows_against_faults(tmp_path: Path, out: Path) -> None:
 
 def test_a_key_that_expires_at_row_400_of_100_000(tmp_path: Path, out: Path) -> None:
     path = write(tmp_path / "in.jsonl", 100_000)
-    with FakeProvider(faults=[Fault("status", status=401, after=400)]).spawn() as server:
+    with FakeProvider.spawn(faults=[Fault("status", status=401, after=400)]) as server:
         began = time.monotonic()
         result = bulk(path, server.openai_base, out)
         took = time.monotonic() - began
@@ -80,7 +80,7 @@ def test_a_key_that_expires_at_row_400_of_100_000(tmp_path: Path, out: Path) -> 
     assert result.stopped is not None
     assert result.ok == 400
     assert result.ok + result.failed == asked < 1000
-    with FakeProvider().spawn() as server:
+    with FakeProvider.spawn() as server:
         again = bulk(path, server.openai_base, out, limit=2000)
         assert (again.ok, again.skipped, server.report().requests) == (2000, 400, 1600)
 
@@ -92,7 +92,7 @@ def test_a_fast_model_beside_one_with_a_twentieth_of_its_limit(out: Path) -> Non
     last = {"openai/fast": 0.0, "openai/slow": 0.0}
     enforced = {"fast": ProviderLimits(rpm=3000, burst=100), "slow": ProviderLimits(rpm=150, burst=5)}
     limits = [RateLimit("openai/fast", rpm=3000, burst=100), RateLimit("openai/slow", rpm=150, burst=5)]
-    with FakeProvider(limits=enforced).spawn() as server:
+    with FakeProvider.spawn(limits=enforced) as server:
         bulk(["warm up"], server.openai_base, out.with_name("warm.jsonl"))
         began = time.monotonic()
 
@@ -125,7 +125,7 @@ def test_runs_of_2_000_rows_killed_at_random_moments(tmp_path: Path) -> None:
     repeats = kills = 0
     for number in range(runs):
         output = tmp_path / f"out{number}.jsonl"
-        with FakeProvider(seed=number, latency=(0.01, 0.05)).spawn() as server:
+        with FakeProvider.spawn(seed=number, latency=(0.01, 0.05)) as server:
             code = None
             before = 0
             while code != 0:
