@@ -61,8 +61,9 @@ async def arun(
     """Ask many rows, and write each answer down as it comes. The same again goes on where this one ended.
 
     Args:
-        requests: a JSONL, CSV or TSV file (``-`` for standard input), or an (async) iterable of rows. A row is a
-            prompt, a list of messages, or a dict such as a line of a file.
+        requests: a JSONL, CSV, TSV or Parquet file (``-`` for JSONL from standard input), a pandas or polars frame, a
+            dataset, or an (async) iterable of rows. A row is a prompt, a list of messages, or a dict such as a line of
+            a file.
         model: for rows that name none: a LiteLLM name or an `LLMConfig`.
         output: the results file, in the Batch API's shape. Each finished row is with the operating system at once and
             on the disk within about a second. Without it the rows are kept in memory.

@@ -1,9 +1,9 @@
-"""Where rows come from: files, standard input, sequences, iterables. All of it is read lazily.
+"""Where rows come from: files, standard input, tables, sequences, iterables. All of it is read lazily.
 
 What may live here: reading, and finding the place of what cannot be read. What a row means is `request`'s business.
 
-There are two kinds. An **indexed** source can be read twice: a file or a sequence. It is scanned before the first
-call, so that a bad line or a repeated ``custom_id`` is found before a cent is spent, and a row that waits for its
+There are two kinds. An **indexed** source can be read twice: a file, a table, a sequence. It is scanned before the
+first call, so that a bad line or a repeated ``custom_id`` is found before a cent is spent, and a row that waits for its
 turn is a number, not an object. A **streamed** source can be read once: standard input, a generator, an async
 iterator. It is checked as it arrives.
 """
@@ -24,7 +24,7 @@ _ALIEN_STARTS = (
     (b"\xfe\xff", "is UTF-16; save it as UTF-8"),
     (b"\x1f\x8b", "is compressed with gzip; decompress it first, or pipe it: zcat FILE | bulkllm run -"),
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd; decompress it first"),
-    (b"PAR1", "is a Parquet file, which cannot be read yet; write it out as JSONL"),
+    (b"PAR1", "is a Parquet file; give it a name that ends in .parquet"),
     (b"PK\x03\x04", "is a zip archive or a spreadsheet; save it as JSONL or CSV"),
 )
 
@@ -79,13 +79,14 @@ def open_source(requests: Requests) -> Source:
     """
     if isinstance(requests, str | os.PathLike):
         return _file_source(os.fspath(requests))
+    from .tables import table_of
+
+    table = table_of(requests)
+    if table is not None:
+        return table
     if isinstance(requests, bytes | bytearray | Mapping):
         raise ConfigError(
             f"requests is a single {type(requests).__name__}; give a path or an iterable of rows: [row, ...]"
-        )
-    if hasattr(requests, "iterrows") or hasattr(requests, "iter_rows"):
-        raise ConfigError(
-            "data frames cannot be read yet; give frame.to_dict('records') (pandas) or frame.to_dicts() (polars)"
         )
     if isinstance(requests, Sequence):
         return RowSequence(requests)
@@ -108,6 +109,10 @@ def _file_source(name: str) -> Source:
         raise RequestFileError(
             "this is no regular file; to read a pipe give - and send it to standard input", path=path
         )
+    if path.suffix.lower() in (".parquet", ".pq"):
+        from .tables import parquet
+
+        return parquet(path)
     if path.suffix.lower() in (".csv", ".tsv"):
         from .tabular import TableFile
 

@@ -11,7 +11,10 @@ from . import options as shared
 
 def run(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="JSONL (Batch API shape, or prompt/messages), CSV or TSV; - is stdin.")
+        str,
+        typer.Argument(
+            metavar="FILE", help="JSONL (Batch API shape, or prompt/messages), CSV, TSV, Parquet; - is stdin."
+        ),
     ],
     model: Annotated[
         str | None,

@@ -137,18 +137,11 @@ def test_what_rows_cannot_come_from_is_told(requests: Any) -> None:
         open_source(requests)
 
 
-def test_a_missing_file_a_directory_and_a_frame_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_directory_are_told(tmp_path: Path) -> None:
     with pytest.raises(RequestFileError, match="give a list"):
         open_source("What is the capital of France?")
     with pytest.raises(RequestFileError, match="no regular file"):
         open_source(tmp_path)
-
-    class Frame:
-        def iterrows(self) -> Iterator[Any]:
-            yield from ()
-
-    with pytest.raises(ConfigError, match="to_dict"):
-        open_source(Frame())  # type: ignore[arg-type]  # that is the point
 
 
 def test_sequences_are_indexed_and_other_iterables_are_not() -> None:
