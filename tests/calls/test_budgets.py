@@ -74,6 +74,9 @@ class Lane:
     def from_cache(self, stream: Any) -> bool:
         return False
 
+    def headers(self, response: Any) -> Mapping[str, str] | None:
+        return None
+
     def answer(self, call: Call, response: Any) -> Answer:
         if callable(response.told):
             response.told()
