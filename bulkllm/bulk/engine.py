@@ -169,8 +169,8 @@ class Engine:
         line = pool.line
         if isinstance(line, Waiting):
             assert self._source is not None  # noqa: S101 - lines of numbers come from a scan
-            slot, place, number = line.pop()
-            return slot, self._intake.item_again(self._source, slot, place, number, bad=pool.name is None)
+            slot, place, number, model = line.pop()
+            return slot, self._intake.item_again(self._source, slot, place, number, model, bad=pool.name is None)
         met = line.popleft()
         self._waiting -= 1
         return met.slot, self._intake.item(met)
@@ -180,14 +180,14 @@ class Engine:
         try:
             async with aclosing(source.rows()) as rows:  # type: ignore[type-var]  # they are async generators
                 async for raw in rows:
-                    met = self._intake.meet(raw)
-                    if met is None:
+                    to_ask = self._intake.meet(raw)
+                    if not to_ask:
                         passed_over += 1
                         if passed_over % _BREATHE == 0:
                             await asyncio.sleep(0)
-                    else:
+                    for met in to_ask:
                         await self._queue(met)
-                    if self.halting or (self._limit is not None and self._intake.total >= self._limit):
+                    if self.halting or (self._limit is not None and self._intake.rows >= self._limit):
                         break
         except Exception as error:  # noqa: BLE001 - the source is the user's: the rows in flight end, then it is raised
             self.fail(error)
@@ -274,6 +274,7 @@ class Engine:
             record=record,
             columns=item.carried,
             response=response,
+            variant=None if isinstance(item, BadRow) else item.variant,
         )
 
     async def _answer(self, item: Item) -> tuple[Any, UsageRecord | None]:

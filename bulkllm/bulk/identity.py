@@ -99,6 +99,11 @@ def nth_key(first: bytes, occurrence: int) -> bytes:
     return sha256(b"nth\0" + first + occurrence.to_bytes(8, "big")).digest()[:KEY_BYTES]
 
 
+def key_of_variant(first: bytes, variant: str) -> bytes:
+    """The key of a row as one of several models is asked for it; ``first`` is the row's own key."""
+    return sha256(b"variant\0" + first + variant.encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES]
+
+
 def fingerprint(operation: str, endpoint: str | None, options: Mapping[str, str]) -> bytes:
     """The first 16 bytes of the SHA-256 of all that can change an answer (options given as tokens)."""
     return _digest(["request", operation, endpoint or ""], options)

@@ -7,13 +7,13 @@ finished row's line with other columns.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import ConfigError, RequestFileError
-from .identity import key_of_id, key_of_line, nth_key
+from .identity import key_of_id, key_of_line, key_of_variant, nth_key
 from .journal import Journal
 from .keytable import KeyTable, State
 from .lines import encode_columns, head_of, with_columns
@@ -49,6 +49,7 @@ class Met:
     draft: Draft | None
     error: RequestFileError | None
     name: str | None = None
+    model: int = 0
 
     @property
     def pool(self) -> PoolName:
@@ -57,37 +58,52 @@ class Met:
 
 
 class Waiting:
-    """Rows that wait for their turn as three numbers each, to be read again when it comes."""
+    """Rows that wait for their turn as four numbers each, to be read again when it comes."""
 
-    __slots__ = ("_lines", "_next", "_places", "_slots")
+    __slots__ = ("_lines", "_models", "_next", "_places", "_slots")
 
     def __init__(self) -> None:
         self._slots = array("I")
         self._places = array("Q")
         self._lines = array("I")
+        self._models = array("H")
         self._next = 0
 
     def __len__(self) -> int:
         return len(self._slots) - self._next
 
-    def append(self, slot: int, place: int, line: int) -> None:
+    def append(self, slot: int, place: int, line: int, model: int) -> None:
         """Stand in line."""
+        self._models.append(model)
         self._slots.append(slot)
         self._places.append(place)
         self._lines.append(line)
 
-    def pop(self) -> tuple[int, int, int]:
-        """The first in line: slot, place, line."""
+    def first(self) -> int:
+        """The slot of the first in line."""
+        return self._slots[self._next]
+
+    def pop(self) -> tuple[int, int, int, int]:
+        """The first in line: slot, place, line, and which of the run's models."""
         at = self._next
         self._next = at + 1
-        return self._slots[at], self._places[at], self._lines[at]
+        return self._slots[at], self._places[at], self._lines[at], self._models[at]
+
+    def keep(self, wanted: Callable[[int], bool]) -> None:
+        """Let only those slots stand in line that are wanted."""
+        kept = [at for at in range(self._next, len(self._slots)) if wanted(self._slots[at])]
+        self._slots = array("I", [self._slots[at] for at in kept])
+        self._places = array("Q", [self._places[at] for at in kept])
+        self._lines = array("I", [self._lines[at] for at in kept])
+        self._models = array("H", [self._models[at] for at in kept])
+        self._next = 0
 
 
 class Intake:
     """Meets the rows of the input.
 
     Args:
-        shaper: understands rows.
+        shapers: understand rows, one for each model that rows are to be asked of.
         table: what is known of rows; the journal's, if there is one.
         journal: the results file, if there is one.
         path: the input file, for error texts.
@@ -96,14 +112,15 @@ class Intake:
         skip_bad: a row that cannot be understood fails, instead of ending the run.
 
     Attributes:
-        total: rows met.
+        rows: rows met.
+        total: what the rows come to: with several models, each row once for each.
         ok: rows met that have an answer from an earlier run.
         failed: rows met that failed in an earlier run for good.
     """
 
     def __init__(
         self,
-        shaper: Shaper,
+        shapers: Sequence[Shaper],
         table: KeyTable,
         journal: Journal | None,
         *,
@@ -112,7 +129,7 @@ class Intake:
         retry_failed: bool = False,
         skip_bad: bool = False,
     ) -> None:
-        self._shaper = shaper
+        self._shapers = tuple(shapers)
         self._table = table
         self._journal = journal
         self._path = path
@@ -122,24 +139,46 @@ class Intake:
         self._finished_before = table.state.count(State.OK)
         self._finished_met = 0
         self._changed = 0
-        self._new_unnamed = 0
+        self._known_by_model = [0] * len(self._shapers)
+        self._new_by_model = [0] * len(self._shapers)
+        self.rows = 0
         self.total = 0
         self.ok = 0
         self.failed = 0
 
-    def meet(self, raw: RawRow) -> Met | None:
+    def meet(self, raw: RawRow) -> list[Met]:
         """Take a row in.
 
         Returns:
-            The row if it is to be asked, or None if it is done.
+            The row, for each model that is to be asked for it; nothing if it is done.
 
         Raises:
             RequestFileError: it cannot be understood, or its ``custom_id`` was there before (unless bad rows may fail).
             ConfigError: its columns cannot be written.
         """
-        index = self.total
-        self.total += 1
-        draft, key, print_, error = self._understand(raw)
+        index = self.rows
+        self.rows += 1
+        to_ask: list[Met] = []
+        for number, shaper in enumerate(self._shapers):
+            self.total += 1
+            draft, key, print_, error = self._understand(raw, shaper)
+            met = self._meet(raw, index, number, draft, key, print_, error)
+            if met is not None:
+                to_ask.append(met)
+            if draft is None or draft.own.get("model"):
+                break  # a row that nobody understands fails once, and one that names its model is asked of that
+        return to_ask
+
+    def _meet(
+        self,
+        raw: RawRow,
+        index: int,
+        number: int,
+        draft: Draft | None,
+        key: bytes,
+        print_: bytes,
+        error: RequestFileError | None,
+    ) -> Met | None:
         table = self._table
         slot = table.find(key)
         if slot < 0:
@@ -155,21 +194,21 @@ class Intake:
             if slot < 0:
                 slot = table.add(key)
             table.count[slot] += 1
-        if not self._to_be_asked(slot, draft, print_, index):
+        if not self._to_be_asked(slot, draft, print_, index, number):
             return None
-        return Met(slot, draft, error, None if draft is not None else name_of(raw.data))
+        return Met(slot, draft, error, None if draft is not None else name_of(raw.data), number)
 
-    def _understand(self, raw: RawRow) -> tuple[Draft | None, bytes, bytes, RequestFileError | None]:
+    def _understand(self, raw: RawRow, shaper: Shaper) -> tuple[Draft | None, bytes, bytes, RequestFileError | None]:
         """The draft, key and fingerprint of a row, or why there is no draft."""
         data = raw.data
         if not isinstance(data, RequestFileError):
             try:
-                draft = self._shaper.draft(data)
-                key, print_ = self._shaper.identify(draft)
+                draft = shaper.draft(data)
+                key, print_ = shaper.identify(draft)
             except RequestFileError as problem:
                 error = self.placed(problem, raw.line)
             else:
-                return draft, key, print_, None
+                return draft, self._key_of(shaper, draft, key, print_), print_, None
         else:
             error = data
         if not self._skip_bad:
@@ -178,6 +217,26 @@ class Intake:
         key = key_of_line(raw.text or repr(data).encode()) if custom_id is None else key_of_id(custom_id)
         return None, key, key, error
 
+    def _key_of(self, shaper: Shaper, draft: Draft, plain: bytes, print_: bytes) -> bytes:
+        """The key under which a row is known.
+
+        Of one model it is the row's own, of several each has one. If the very same request was finished under the
+        other of the two, then that one goes on: a model may be added to a run, or asked alone after it.
+        """
+        several = shaper.variant is not None and not draft.own.get("model")
+        if not several and not self._finished_before:
+            return plain
+        one_of = key_of_variant(plain, shaper.label)
+        own, other = (one_of, plain) if several else (plain, one_of)
+        if not self._finished_before:
+            return own
+        slot = self._table.find(own)
+        if slot < 0 or self._table.fingerprint(slot) != print_:
+            slot = self._table.find(other)
+            if slot >= 0 and self._table.fingerprint(slot) == print_:
+                return other
+        return own
+
     def _repeated(self, custom_id: str, first: int, raw: RawRow) -> RequestFileError:
         problem = f"custom_id {custom_id!r:.80} was there before, in row {first + 1}; each may stand only once"
         error = self.placed(RequestFileError(problem), raw.line)
@@ -185,13 +244,14 @@ class Intake:
             raise error
         return error
 
-    def _to_be_asked(self, slot: int, draft: Draft | None, print_: bytes, index: int) -> bool:
+    def _to_be_asked(self, slot: int, draft: Draft | None, print_: bytes, index: int, number: int) -> bool:
         table = self._table
         state = table.state[slot]
         changed = state != State.NEW and table.fingerprint(slot) != print_
         ask = True
         if state == State.OK:
             self._finished_met += 1
+            self._known_by_model[number] += 1
             if changed:
                 self._changed += 1
                 self._check_changes(self._changed)
@@ -202,7 +262,7 @@ class Intake:
             ask = False
             self.failed += 1
         elif state == State.NEW and draft is not None and draft.custom_id is None:
-            self._new_unnamed += 1
+            self._new_by_model[number] += 1
         if state != State.NEW and table.index[slot] != index and self._journal is not None:
             self._journal.moved = True
         table.index[slot] = index
@@ -230,7 +290,9 @@ class Intake:
             ConfigError: too many finished rows have changed.
         """
         gone = self._finished_before - self._finished_met
-        self._check_changes(self._changed + min(gone, self._new_unnamed))
+        # A model of which no row is known was added to the run: its rows are new, whatever became of others.
+        known = [new for new, known in zip(self._new_by_model, self._known_by_model, strict=True) if known]
+        self._check_changes(self._changed + min(gone, sum(known or self._new_by_model)))
 
     def _check_changes(self, changed: int) -> None:
         finished = self._finished_before
@@ -248,14 +310,16 @@ class Intake:
         index = self._table.index[met.slot]
         key = self._table.key(met.slot)
         if met.error is None and met.draft is not None:
-            return self._shaper.request(met.draft, index=index, key=key, print_=self._table.fingerprint(met.slot))
+            return self._shapers[met.model].request(
+                met.draft, index=index, key=key, print_=self._table.fingerprint(met.slot)
+            )
         error = met.error or RequestFileError("cannot be understood")
         draft = met.draft
         if draft is None:
             return BadRow(index, met.name, key, error, {})
         return BadRow(index, draft.custom_id, key, error, draft.carried)
 
-    def item_again(self, source: Indexed, slot: int, place: int, line: int, *, bad: bool) -> Item:
+    def item_again(self, source: Indexed, slot: int, place: int, line: int, model: int, *, bad: bool) -> Item:
         """The request of a row that was met in a scan, read again.
 
         Raises:
@@ -266,10 +330,11 @@ class Intake:
         try:
             data = source.read(place, line)
             source.verify()
-            draft = self._shaper.draft(data)
+            shaper = self._shapers[model]
+            draft = shaper.draft(data)
             if not bad:
-                return self.item(Met(slot, draft, None))
-            self._shaper.identify(draft)
+                return self.item(Met(slot, draft, None, None, model))
+            shaper.identify(draft)
             error = RequestFileError("custom_id was there before; each may stand only once")
         except RequestFileError as problem:
             source.verify()
@@ -308,12 +373,11 @@ def scan(source: Indexed, intake: Intake, *, limit: int | None, stop: Callable[[
     pools: dict[PoolName, Waiting] = {}
     whole = True
     for raw in source.scan():
-        if stop() or (limit is not None and intake.total >= limit):
+        if stop() or (limit is not None and intake.rows >= limit):
             whole = False
             break
-        met = intake.meet(raw)
-        if met is not None:
-            pools.setdefault(met.pool, Waiting()).append(met.slot, raw.place, raw.line)
+        for met in intake.meet(raw):
+            pools.setdefault(met.pool, Waiting()).append(met.slot, raw.place, raw.line, met.model)
     source.verify()  # a file that grew while it was read would look as if it ended there
     if whole:
         intake.all_met()

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .. import models
 from ..accounting import Amount, Budget, UsageTracker
 from ..errors import ConfigError
 from .engine import Call, Emit, Engine
@@ -24,11 +23,10 @@ from .journal import Journal
 from .keytable import KeyTable
 from .progress import Progress, Silence, Speed, display_for
 from .recorder import Recorder
-from .request import Shaper
 from .result import ResultRow, RunResult
 from .sources import Indexed, Requests, Streamed, files_of, open_source
 from .spent import spent_in
-from .template import prompt_template
+from .variants import shapers_of
 from .verdict import ASK_AGAIN
 
 Value = TypeVar("Value")
@@ -91,13 +89,8 @@ class Job:
         keep: bool,
         budget: Budget | None = None,
     ) -> None:
-        model, options, system = _from_preset(settings.model, options)
-        self._shaper = Shaper(
-            model=model,
-            options=options,
-            endpoint=settings.endpoint,
-            system=system if settings.system is None else settings.system,
-            template=None if settings.prompt is None else prompt_template(settings.prompt),
+        self._shapers = shapers_of(
+            settings.model, options, endpoint=settings.endpoint, system=settings.system, prompt=settings.prompt
         )
         self._settings = settings
         self._call = call
@@ -225,7 +218,7 @@ class Job:
                     self._budget.carry(str(journal.path), self._before)
                 journal.start()
             intake = Intake(
-                self._shaper,
+                self._shapers,
                 self._table,
                 journal,
                 path=path,
@@ -319,18 +312,3 @@ class Job:
                 except asyncio.CancelledError:
                     continue
             raise
-
-
-def _from_preset(model: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], str | None]:
-    """A preset, or its slug, in place of a name gives options and a system prompt too.
-
-    What the run says itself goes before them. They are looked up here and not in each call, so that rows are known to
-    have changed when the preset has.
-    """
-    if isinstance(model, str):
-        meant = models.registry().called(model, options)
-        model = model if isinstance(meant, str) else meant
-    if not hasattr(model, "with_options"):
-        return model, options, None
-    merged = model.with_options(options)
-    return merged.pop("model"), merged, model.system_prompt

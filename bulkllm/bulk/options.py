@@ -51,6 +51,14 @@ TEXT_OPTIONS = frozenset({
 BASE_NAMES = ("api_base", "base_url")
 """The names under which LiteLLM takes the endpoint; they are told apart from other options and count as one."""
 
+LITELLM_FALLBACKS = (
+    "fallbacks",
+    "context_window_fallbacks",
+    "content_policy_fallbacks",
+    "context_window_fallback_dict",
+)
+"""Options with which LiteLLM would ask other models by itself, past the limits and the books of the run."""
+
 _SECRET = re.compile(
     r"(?:^|[_-])(?:api[_-]?key|access[_-]key(?:[_-]id)?|secret(?:[_-]\w+)?|password|passwd|token|credentials?"
     r"|authorization|cookie|headers?)$",

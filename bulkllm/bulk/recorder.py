@@ -130,6 +130,9 @@ class Recorder:
         told = {} if record is None else record.to_dict()
         if self._journal.table.state[slot] != State.NEW:
             told |= _before(self._journal, slot)
+        variant = getattr(item, "variant", None)
+        if variant is not None:
+            told["variant"] = variant
         columns, crc = encode_columns(item.carried)
         head = Head(item.key, print_, state, item.index, crc, outcome, cost)
         line = result_line(

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 
 from ..errors import ConfigError, RequestFileError
 from .identity import bare_url, fingerprint, key_of_body, key_of_id, tokens
-from .options import BASE_NAMES, ROW_OPTIONS, is_secret, likely_misspelt
+from .options import BASE_NAMES, LITELLM_FALLBACKS, ROW_OPTIONS, is_secret, likely_misspelt
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class BulkRequest:
         endpoint: the base URL without credentials, or the declared endpoint's name, or None for the provider's own.
         body: LiteLLM's keyword arguments, the run's and the row's together. May hold a key: never log or store it.
         carried: the row's other columns, which go through to the result.
+        variant: which of the run's models this is, if there are several.
     """
 
     index: int
@@ -63,6 +64,7 @@ class BulkRequest:
     endpoint: str | None
     body: Mapping[str, Any] = field(repr=False)
     carried: Mapping[str, Any] = field(repr=False)
+    variant: str | None = None
 
 
 @dataclass(slots=True)
@@ -95,6 +97,8 @@ class Shaper:
         endpoint: a declared name which stands for the base URL where rows are compared with earlier ones.
         system: a system message for rows that have none of their own.
         template: makes the prompt out of a row's columns, for rows that are not whole requests.
+        label: what the model is called among several: its preset's name, or its own.
+        several: whether it is one of several that all rows are asked of.
     """
 
     def __init__(
@@ -105,10 +109,19 @@ class Shaper:
         endpoint: str | None = None,
         system: str | None = None,
         template: Callable[[Mapping[str, Any]], str] | None = None,
+        label: str | None = None,
+        several: bool = False,
     ) -> None:
+        self.label = label or (model if isinstance(model, str) else "")
+        self.variant = self.label if several else None
         self._options = {name: value for name, value in (options or {}).items() if value is not None}
         if self._options.get("stream"):
             raise ConfigError("stream=True means nothing in a bulk run: a row's answer is collected whole; remove it")
+        for name in LITELLM_FALLBACKS:
+            if name in self._options:
+                raise ConfigError(
+                    f"{name}= would be a second layer, LiteLLM's; the run's own is fallbacks=[model, ...]"
+                )
         for name in ("messages", "input"):
             if name in self._options:
                 raise ConfigError(f"{name}= is what the rows are for; give it in each row")
@@ -151,6 +164,9 @@ class Shaper:
         if own.pop("stream", None):
             raise RequestFileError('a row cannot stream: its answer is collected whole; remove "stream"')
         own.pop("stream_options", None)
+        for name in LITELLM_FALLBACKS:
+            if name in own:
+                raise RequestFileError(f'"{name}" is no option of a row; give fallbacks to the run (--fallback)')
         model = own.get("model") or self._model
         if model is None:
             raise RequestFileError('no model: give the run one, or the row a "model"')
@@ -183,8 +199,18 @@ class Shaper:
     def request(self, draft: Draft, *, index: int, key: bytes, print_: bytes) -> BulkRequest:
         """The finished request of a draft."""
         body = {**self._options, **draft.own, "model": draft.model}
+        variant = None if draft.own.get("model") else self.variant
         return BulkRequest(
-            index, draft.custom_id, key, print_, draft.operation, draft.model, draft.endpoint, body, draft.carried
+            index,
+            draft.custom_id,
+            key,
+            print_,
+            draft.operation,
+            draft.model,
+            draft.endpoint,
+            body,
+            draft.carried,
+            variant,
         )
 
     def _plain_row(self, raw: Mapping[Any, Any]) -> tuple[Operation, dict[str, Any], dict[str, Any]]:

@@ -64,7 +64,8 @@ async def arun(
         requests: a JSONL, CSV, TSV or Parquet file (``-`` for JSONL from standard input), a pandas or polars frame, a
             dataset, or an (async) iterable of rows. A row is a prompt, a list of messages, or a dict such as a line of
             a file.
-        model: for rows that name none: a LiteLLM name or an `LLMConfig`.
+        model: for rows that name none: a LiteLLM name or an `LLMConfig`; or a list of them, then each row is asked of
+            each, at its own speed, and `RunResult.total` counts rows times models.
         output: the results file, in the Batch API's shape. Each finished row is with the operating system at once and
             on the disk within about a second. Without it the rows are kept in memory.
         max_in_flight: rows of one model at one endpoint that are under way at once.

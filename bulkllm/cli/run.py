@@ -17,9 +17,12 @@ def run(
         ),
     ],
     model: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--model", "-m", help="LiteLLM's name of the model, such as openai/gpt-5-mini; a row's own goes before."
+            "--model",
+            "-m",
+            help="A LiteLLM name such as openai/gpt-5-mini, or a preset; a row's own goes before. Given several times, "
+            "every row is asked of each.",
         ),
     ] = None,
     output: Annotated[
@@ -99,7 +102,7 @@ def run(
     )
     result = client.run(
         file,
-        model=model,
+        model=model[0] if model and len(model) == 1 else model or None,
         output=output,
         endpoint=endpoint,
         limit=limit,

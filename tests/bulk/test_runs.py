@@ -775,7 +775,7 @@ def test_a_file_that_grows_while_it_is_scanned_is_noticed(calls: Any, write: Any
     with path.open("a") as file:
         file.write('{"prompt": "late"}\n')
     with pytest.raises(RequestFileError, match="was changed"):
-        scan(source, Intake(shaper, KeyTable(), None), limit=0, stop=lambda: False)
+        scan(source, Intake([shaper], KeyTable(), None), limit=0, stop=lambda: False)
     source.close()
 
 
@@ -801,7 +801,10 @@ def test_a_file_that_changes_under_the_run_ends_it(calls: Any, write: Any, out: 
         ({"max_inflight": 5}, "'max_in_flight' was meant"),
         ({"ouput": "x"}, "'output' was meant"),
         ({"limits": []}, "exclude each other"),
-        ({"model": ["a", "b"]}, "model="),
+        ({"model": ["a", "a"]}, "more than once"),
+        ({"model": []}, "names no model"),
+        ({"model": ["a", None]}, "holds None"),
+        ({"context_window_fallbacks": [{}]}, "second layer"),
         ({"stream": True}, "stream=True"),
         ({"prompt": "no column"}, "uses no column"),
     ],

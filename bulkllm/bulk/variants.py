@@ -1,0 +1,73 @@
+"""The models that the rows of a run are asked of: one, or several side by side.
+
+What may live here: names and presets as what understands rows. What is the same for each is in `request`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import models
+from ..errors import ConfigError
+from .request import Shaper
+from .template import prompt_template
+
+
+def shapers_of(
+    model: Any, options: Mapping[str, Any], *, endpoint: str | None, system: str | None, prompt: str | None
+) -> list[Shaper]:
+    """What understands rows, for each model.
+
+    Args:
+        model: a name, a preset, None, or a list of names and presets: then each row is asked of each.
+        options: LiteLLM's keywords for every row. They go before a preset's own.
+        endpoint: a declared name of the endpoint.
+        system: a system message for rows that have none of their own; goes before a preset's.
+        prompt: a template over a row's columns.
+
+    Raises:
+        ConfigError: an argument is wrong, or two models of a list cannot be told apart.
+    """
+    template = None if prompt is None else prompt_template(prompt)
+    several = isinstance(model, list | tuple)
+    asked = list(model) if several else [model]
+    if not asked:
+        raise ConfigError("model=[] names no model")
+    shapers = []
+    for one in asked:
+        if several and one is None:
+            raise ConfigError("model= holds None; give names or presets")
+        name, own, its_system = from_preset(one, options)
+        label = getattr(one, "slug", None) or (one if isinstance(one, str) else None)
+        shapers.append(
+            Shaper(
+                model=name,
+                options=own,
+                endpoint=endpoint,
+                system=its_system if system is None else system,
+                template=template,
+                label=label,
+                several=len(asked) > 1,
+            )
+        )
+    labels = [shaper.label for shaper in shapers]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError(f"model= names {label!r} more than once; to ask one model in two ways give two presets")
+    return shapers
+
+
+def from_preset(model: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], str | None]:
+    """A preset, or its slug, in place of a name gives options and a system prompt too.
+
+    What the run says itself goes before them. They are looked up here and not in each call, so that rows are known to
+    have changed when the preset has.
+    """
+    if isinstance(model, str):
+        meant = models.registry().called(model, options)
+        model = model if isinstance(meant, str) else meant
+    if not hasattr(model, "with_options"):
+        return model, options, None
+    merged = model.with_options(options)
+    return merged.pop("model"), merged, model.system_prompt
