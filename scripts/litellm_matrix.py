@@ -39,6 +39,7 @@ TESTS = (
     "tests/calls/test_cached_vectors.py",
     "tests/calls/test_following.py",
     "tests/calls/test_litellm_cache.py",
+    "tests/calls/test_sent_once.py",
 )
 
 

@@ -14,7 +14,8 @@ from .inflight import Follower, Leader, Outcome, SingleFlight
 from .info import CacheInfo
 from .key import item_keys, request_key
 from .litellm_hits import as_paid, was_litellm_cache_hit
-from .litellm_patch import LiteLLMSupport, litellm_support, patch, patch_is_due, unpatch
+from .litellm_patch import LiteLLMSupport, litellm_support, patch, patch_is_due, stop_resending, unpatch
+from .litellm_resend import own_call
 from .names import is_secret
 from .shelf import Entry
 from .store import Cache
@@ -48,12 +49,14 @@ __all__ = [
     "kind_of",
     "litellm_support",
     "open_cache",
+    "own_call",
     "patch",
     "patch_is_due",
     "replay_chunks",
     "replay_events",
     "request_key",
     "split_embedding",
+    "stop_resending",
     "thaw_response",
     "unpatch",
     "was_litellm_cache_hit",

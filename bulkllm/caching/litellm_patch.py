@@ -1,7 +1,8 @@
 """LiteLLM's own cache, for users who set ``litellm.cache``: its hits are recognised, and where they break, mended.
 
-What may live here: what was found out about LiteLLM's cache on the versions named below, the mends, and the rules by
-which they are applied. Nothing happens at import; nothing here touches a LiteLLM whose cache is in order.
+What may live here: what was found out about LiteLLM's cache on the versions named below, its mends, and when mends are
+applied and undone (the rules are :mod:`.litellm_mend`'s). Nothing happens at import; nothing here touches a LiteLLM
+that is in order.
 
 What is wrong with it, by version (measured, base installs):
 
@@ -19,22 +20,20 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib
-import inspect
 import logging
-import re
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import _litellm
+from . import litellm_resend
 from .litellm_hits import note_paid_usage, was_litellm_cache_hit
+from .litellm_mend import Applied, Function, Mend, apply
 
 _log = logging.getLogger(__name__)
 
 _HANDLER = "litellm.caching.caching_handler"
-
-Function = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +42,8 @@ class LiteLLMSupport:
 
     Attributes:
         version: of LiteLLM.
-        examined: whether :func:`patch` has looked at it. Nothing below means anything before.
-        hits_recognised: whether a hit of its cache carries the mark by which it is known.
+        examined: whether :func:`patch` has looked at its cache.
+        hits_recognised: whether a hit of its cache carries the mark by which it is known; False before that.
         mended: what was broken and is mended now.
         stood_aside: what should have been mended and was not, with the reason.
     """
@@ -56,41 +55,12 @@ class LiteLLMSupport:
     stood_aside: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Mend:
-    """One mend: where it goes, for which versions it was tried, and the tests that must agree.
-
-    Attributes:
-        name: what is mended, for :class:`LiteLLMSupport`.
-        oldest: of the versions it was tried with, as (major, minor); so ``newest``.
-        owner: the class that has the function, or None if the module has it.
-        functions: the function's name; or several, where a version knows it by another name or by both.
-        parameters: the names of its parameters.
-        is_broken: whether the function misbehaves as expected, tried out.
-        made: the function to put in its place.
-        works: whether that behaves, tried out.
-    """
-
-    name: str
-    oldest: tuple[int, int]
-    newest: tuple[int, int]
-    owner: str | None
-    functions: tuple[str, ...]
-    parameters: tuple[str, ...]
-    is_broken: Callable[[Any, Function], bool]
-    made: Callable[[Any, Function], Function]
-    works: Callable[[Any, Function], bool]
-
-    def place(self, handler: Any) -> Any:
-        """The module or class that has the function."""
-        return handler if self.owner is None else getattr(handler, self.owner)
-
-
 _lock = threading.Lock()
-_applied: list[tuple[Any, str, Function, Function]] = []
+_applied: list[Applied] = []
 _support: LiteLLMSupport | None = None
 _warned = False
 _declined = False  # the user has undone it
+_resending: LiteLLMSupport | None = None  # what was found of the other thing that is mended
 
 
 def patch() -> LiteLLMSupport:
@@ -127,87 +97,76 @@ def patch_is_due(litellm: Any) -> bool:
     return _support is None and not _declined and getattr(litellm, "cache", None) is not None
 
 
+def stop_resending() -> None:
+    """Have bulkllm's asynchronous calls sent once, not again after a broken connection: see :mod:`.litellm_resend`.
+
+    Done before the first of them. LiteLLM is loaded; it takes a millisecond, and further times nothing.
+    """
+    global _resending  # noqa: PLW0603 - see patch
+    if _resending is not None or _declined:
+        return
+    with _lock:
+        if _resending is None:
+            support = _examined(_litellm.version(), litellm_resend.HANDLER, litellm_resend.MENDS)
+            if support.stood_aside:
+                _log.warning(
+                    "LiteLLM %s is not as expected: %s. After a broken connection it may send a request twice, and a"
+                    " record counts it once; else calls go on as before.",
+                    support.version,
+                    "; ".join(support.stood_aside),
+                )
+            _resending = support
+
+
 def unpatch() -> None:
     """Put LiteLLM's own functions back, and leave them alone. What somebody else has put in their place since stays."""
-    global _support, _declined  # noqa: PLW0603 - see patch
+    global _support, _resending, _declined  # noqa: PLW0603 - see patch
     with _lock:
         while _applied:
             owner, name, original, ours = _applied.pop()
             if getattr(owner, name, None) is ours:
                 setattr(owner, name, original)
-        _support = None
+        _support = _resending = None
         _declined = True
 
 
 def litellm_support() -> LiteLLMSupport:
     """What was found in the installed LiteLLM, and what was done about it. Does not import it.
 
-    Before the first call that is made while ``litellm.cache`` is set, nothing was looked for, and little is said.
+    Its cache is looked at before the first call that is made while ``litellm.cache`` is set, its HTTP handler before
+    the first asynchronous call.
     """
-    return _support or LiteLLMSupport(_litellm.version())
+    cache = _support or LiteLLMSupport(_litellm.version())
+    if _resending is None:
+        return cache
+    return replace(
+        cache, mended=cache.mended + _resending.mended, stood_aside=cache.stood_aside + _resending.stood_aside
+    )
 
 
 def _examine(version: str) -> LiteLLMSupport:
+    found = _examined(version, _HANDLER, _MENDS)
+    return replace(found, examined=True, hits_recognised=_hits_are_marked())
+
+
+def _examined(version: str, module: str, mends: Sequence[Mend]) -> LiteLLMSupport:
+    """Apply what is due in a module of LiteLLM's; what was found and done."""
     try:
-        handler = importlib.import_module(_HANDLER)
+        handler = importlib.import_module(module)
     except ImportError as error:
-        return LiteLLMSupport(version, examined=True, stood_aside=(f"{_HANDLER} cannot be imported ({error})",))
+        return LiteLLMSupport(version, stood_aside=(f"{module} cannot be imported ({error})",))
     mended: list[str] = []
     stood_aside: list[str] = []
-    for mend in _MENDS:
-        reason = _apply(mend, version, handler)
+    for mend in mends:
+        reason = apply(mend, version, handler, _applied)
         if reason == "":
             mended.append(mend.name)
         elif reason is not None:
             stood_aside.append(f"{mend.name}: {reason}")
-    return LiteLLMSupport(
-        version=version,
-        examined=True,
-        hits_recognised=_hits_are_marked(handler),
-        mended=tuple(mended),
-        stood_aside=tuple(stood_aside),
-    )
+    return LiteLLMSupport(version, mended=tuple(mended), stood_aside=tuple(stood_aside))
 
 
-def _apply(mend: _Mend, version: str, handler: Any) -> str | None:
-    """Apply a mend: "" if it is in place, None if there is nothing to mend, else why it is not in place."""
-    tried = mend.oldest <= _major_minor(version) <= mend.newest
-    where = ".".join(part for part in (mend.owner, mend.functions[0]) if part)
-    try:
-        place = mend.place(handler)
-        names = [name for name in mend.functions if hasattr(place, name)] or [mend.functions[0]]
-        original: Function = getattr(place, names[0])
-        parameters = tuple(inspect.signature(original).parameters)
-    except (AttributeError, TypeError, ValueError):
-        return f"there is no {where}" if tried else None
-    if parameters != mend.parameters:
-        return f"{where} takes ({', '.join(parameters)})" if tried else None
-    try:
-        if not mend.is_broken(handler, original):
-            return None
-        if not tried:
-            return f"broken as in {_text(mend.oldest)} to {_text(mend.newest)}, but not tried with this version"
-        ours = mend.made(handler, original)
-        if not mend.works(handler, ours):
-            return "the mended function fails its test"
-    except Exception as error:  # noqa: BLE001 - whatever an unfamiliar LiteLLM raises, calls must go on; it is reported
-        return f"{where} fails in the test ({type(error).__name__})"
-    for name in names:
-        _applied.append((place, name, getattr(place, name), ours))
-        setattr(place, name, ours)
-    return ""
-
-
-def _major_minor(version: str) -> tuple[int, int]:
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
-
-
-def _text(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"
-
-
-def _hits_are_marked(handler: Any) -> bool:
+def _hits_are_marked() -> bool:
     """Whether an answer that LiteLLM makes from a cached one is known as a hit, whole and as a stream: tried out."""
     litellm = _litellm.load()
     answer = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "x"}}
@@ -217,6 +176,7 @@ def _hits_are_marked(handler: Any) -> bool:
             model="x", messages=[], stream=False, call_type="completion", start_time=now,
             litellm_call_id="bulkllm", function_id="bulkllm",
         )  # fmt: skip
+        handler = importlib.import_module(_HANDLER)
         caching = handler.LLMCachingHandler(original_function=litellm.completion, request_kwargs={}, start_time=now)
         return all(
             was_litellm_cache_hit(
@@ -231,7 +191,7 @@ def _hits_are_marked(handler: Any) -> bool:
             )
             for options in ({}, {"stream": True})
         )
-    except Exception as error:  # noqa: BLE001 - as in _apply
+    except Exception as error:  # noqa: BLE001 - as in litellm_mend
         _log.debug("the hits of this LiteLLM's cache could not be tried out (%s)", type(error).__name__)
         return False
 
@@ -315,7 +275,7 @@ def _combined(handler: Any, function: Function, fresh: list[int]) -> list[float]
 
 
 _MENDS = (
-    _Mend(
+    Mend(
         name="cache hits without fastapi",
         oldest=(1, 102),
         newest=(1, 109),
@@ -326,7 +286,7 @@ _MENDS = (
         made=_mended_defer,
         works=_defer_works,
     ),
-    _Mend(
+    Mend(
         name="embeddings that are cached in part",
         oldest=(1, 85),
         newest=(1, 109),

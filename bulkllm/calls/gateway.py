@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from .. import _litellm, models
 from ..accounting import Price, Usage, cost_of, public_endpoint
-from ..caching import as_paid, patch, patch_is_due, was_litellm_cache_hit
+from ..caching import as_paid, own_call, patch, patch_is_due, stop_resending, was_litellm_cache_hit
 from .call import Call
 from .failure import Failure, failure_of
 from .fold import StreamFold
@@ -133,7 +133,9 @@ class LiteLLMLane:
         """One attempt, in a task."""
         if patch_is_due(self._loaded):
             await asyncio.to_thread(patch)
-        return await getattr(self._ready(call), "a" + call.operation)(**self._keywords(call))
+        stop_resending()
+        with own_call():
+            return await getattr(self._ready(call), "a" + call.operation)(**self._keywords(call))
 
     def _ready(self, call: Call) -> Any:
         litellm = self._loaded
@@ -172,6 +174,11 @@ class LiteLLMLane:
             llm_provider=call.provider,
         )
         return error
+
+    def headers(self, response: Any) -> Mapping[str, str] | None:
+        """The provider's headers. LiteLLM keeps each under a prefix of its own, a stream's on its wrapper."""
+        found = _get(getattr(response, "_hidden_params", None), "additional_headers")
+        return _Prefixed(found) if isinstance(found, dict) and found else None
 
     def answer(self, call: Call, response: Any) -> Answer:
         """Read a whole response. Never raises: the call is paid."""
@@ -231,6 +238,14 @@ class LiteLLMLane:
         except Exception:  # the call is paid: a calculator that breaks must not take the answer away
             logger.exception("LiteLLM's cost calculator broke for model %s: the cost is unknown", call.model)
             return None, "LiteLLM's cost calculator broke"
+
+
+class _Prefixed(dict[str, str]):
+    """Headers as LiteLLM keeps them, by their own names."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A header by its own name."""
+        return super().get(f"llm_provider-{name}", default)
 
 
 def _told(usage: Any) -> Usage | None:

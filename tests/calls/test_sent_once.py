@@ -1,0 +1,136 @@
+"""After a broken connection LiteLLM's asynchronous HTTP handler sends a request again, behind everybody's back."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import bulkllm
+from bulkllm import _litellm
+from bulkllm.caching import litellm_mend, litellm_patch, litellm_resend
+from bulkllm.calls import record_of_error
+from bulkllm.testing import FakeProvider, Fault
+
+MESSAGES = [{"role": "user", "content": "Say something."}]
+NAME = "requests that are sent again"
+CALLS = ["anthropic/m", "mistral/m", "groq/m", "deepseek/m", "openai/m", "responses"]
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """LiteLLM as it is before the first call."""
+    _litellm.load()
+    bulkllm.unpatch()
+    monkeypatch.setattr(litellm_patch, "_declined", False)
+    yield
+    bulkllm.unpatch()
+
+
+@pytest.fixture
+def breaking() -> Iterator[FakeProvider]:
+    """Whatever is asked, the connection is reset in place of an answer."""
+    with FakeProvider(faults=[Fault("reset")]) as server:
+        yield server
+
+
+async def ask(caller: Any, what: str, server: FakeProvider, **options: Any) -> Any:
+    keywords = {"api_base": server.url if what.startswith("anthropic") else server.openai_base, "api_key": "k"}
+    if what == "responses":
+        return await caller.aresponses(model="openai/m", input="hi", **keywords, **options)
+    return await caller.acompletion(model=what, messages=MESSAGES, **keywords, **options)
+
+
+def resends_after_a_cut() -> bool:
+    return litellm_mend.major_minor(_litellm.version()) < (1, 106)
+
+
+@pytest.mark.parametrize("what", CALLS)
+async def test_a_call_is_sent_once(what: str, breaking: FakeProvider) -> None:
+    with pytest.raises(Exception, match=r".+") as caught:
+        await ask(bulkllm.Client(), what, breaking, num_retries=0)
+    record = record_of_error(caught.value)
+    assert record is not None
+    assert (breaking.report().requests, record.attempts) == (1, 1)
+    support = bulkllm.litellm_support()
+    assert (NAME in support.mended, support.stood_aside) == (True, ())
+
+
+async def test_our_retries_are_the_only_ones(breaking: FakeProvider) -> None:
+    client = bulkllm.Client(retry=bulkllm.RetryPolicy(max_attempts=3, base_delay=0.001))
+    with pytest.raises(Exception, match=r".+"):
+        await ask(client, "anthropic/m", breaking)
+    assert (breaking.report().requests, client.usage.total.attempts) == (3, 3)
+
+
+async def test_calls_of_litellm_itself_are_sent_as_ever(breaking: FakeProvider) -> None:
+    with FakeProvider() as server:
+        await ask(bulkllm.Client(), "anthropic/m", server)
+    assert NAME in bulkllm.litellm_support().mended
+    with pytest.raises(Exception, match=r".+"):
+        await ask(_litellm.load(), "anthropic/m", breaking, num_retries=0, max_retries=0)
+    assert breaking.report().requests == (2 if resends_after_a_cut() else 1)
+
+
+async def test_whoever_undoes_it_has_it_as_it_was(breaking: FakeProvider) -> None:
+    bulkllm.unpatch()
+    with pytest.raises(Exception, match=r".+"):
+        await ask(bulkllm.Client(), "anthropic/m", breaking, num_retries=0)
+    assert breaking.report().requests == (2 if resends_after_a_cut() else 1)
+    assert bulkllm.litellm_support().mended == ()
+
+
+async def test_calls_that_are_made_at_once_are_told_apart(breaking: FakeProvider) -> None:
+    caught = await asyncio.gather(
+        ask(bulkllm.Client(), "anthropic/m", breaking, num_retries=0),
+        ask(_litellm.load(), "anthropic/m", breaking, num_retries=0, max_retries=0),
+        return_exceptions=True,
+    )
+    assert all(isinstance(error, Exception) for error in caught)
+    assert breaking.report().requests == (3 if resends_after_a_cut() else 2)
+
+
+def test_synchronous_calls_touch_nothing(breaking: FakeProvider) -> None:
+    with pytest.raises(Exception, match=r".+"):
+        bulkllm.Client().completion("anthropic/m", MESSAGES, api_base=breaking.url, api_key="k", num_retries=0)
+    assert breaking.report().requests == 1
+    assert bulkllm.litellm_support().mended == ()
+
+
+# A LiteLLM that looks unfamiliar.
+
+
+def other_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(litellm_resend, "HANDLER", "litellm.llms.renamed")
+
+
+def other_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = importlib.import_module(litellm_resend.HANDLER).AsyncHTTPHandler
+    (name,) = {name for mend in litellm_resend.MENDS for name in mend.functions if hasattr(cls, name)}
+    monkeypatch.setattr(cls, name, lambda self, url, **_: None)
+
+
+def a_failing_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = importlib.import_module(litellm_resend.HANDLER).AsyncHTTPHandler
+    monkeypatch.setattr(cls, "post", lambda self, **_: 1 / 0)
+
+
+@pytest.mark.parametrize("strange", [other_module, other_signature, a_failing_test])
+async def test_an_unfamiliar_litellm_is_left_alone_with_one_warning(
+    strange: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange(monkeypatch)
+    client = bulkllm.Client()
+    with FakeProvider() as server:
+        for what in ("openai/m", "openai/m") if strange is a_failing_test else CALLS:
+            assert await ask(client, what, server)
+    (warning,) = [record for record in caplog.records if record.name.startswith("bulkllm")]
+    assert warning.levelno == logging.WARNING
+    assert f"LiteLLM {_litellm.version()}" in warning.getMessage()
+    support = bulkllm.litellm_support()
+    assert (support.mended, len(support.stood_aside)) == ((), 1)
+    assert client.usage.total.failed == 0
