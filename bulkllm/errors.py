@@ -114,7 +114,15 @@ class RowFailed(BulkLLMError):
 
 
 class InvalidAnswer(BulkLLMError):
-    """An answer is not what ``response_format`` or ``validate`` asks for, however often the model was told."""
+    """An answer is not what ``response_format`` or ``validate`` asks for, however often the model was told.
+
+    Attributes:
+        answer: the last answer, as it came.
+    """
+
+    def __init__(self, text: str, *, answer: object = None) -> None:
+        super().__init__(text)
+        self.answer = answer
 
 
 def _rebuild_row_failed(text: str, index: int, code: str) -> RowFailed:

@@ -19,13 +19,14 @@ from typing import Any, TypeAlias
 
 from ..accounting import UsageRecord
 from ..calls import record_of_error
-from ..errors import RunStopped
+from ..errors import InvalidAnswer, RunStopped
+from .asking import Call
 from .intake import BadRow, Intake, Item, Met, PoolName, Waiting
 from .keytable import KeyTable
 from .pools import Pool
 from .recorder import Recorder
 from .redact import redact
-from .request import BulkRequest, secrets_of
+from .request import secrets_of
 from .resting import at_rest
 from .result import ResultRow, RowError
 from .sources import Indexed, Streamed
@@ -33,7 +34,6 @@ from .verdict import ASK_AGAIN, Verdict, judge
 
 logger = logging.getLogger(__name__)
 
-Call: TypeAlias = Callable[[BulkRequest], Awaitable[tuple[Any, UsageRecord | None]]]
 Emit: TypeAlias = Callable[[ResultRow], Awaitable[None]]
 
 _SHOWN = 300  # characters of the error that stopped a pool
@@ -246,8 +246,11 @@ class Engine:
         response: Any = None
         error: RowError | None = None
         record: UsageRecord | None = None
+        parsed: Any = None
         try:
-            response, record = await self._answer(item)
+            reply = await self._answer(item)
+            response, record = reply[0], reply[1]
+            parsed = reply[2] if len(reply) > 2 else None  # noqa: PLR2004 - a Reply
         except (Exception, asyncio.CancelledError) as problem:  # a row's failure is the row's: it is recorded in it
             if isinstance(problem, asyncio.CancelledError) and _cancelled_from_outside():
                 raise
@@ -258,10 +261,11 @@ class Engine:
             self._told(pool, verdict, error)
             if verdict.ends_run:
                 return None
-            recorder.refused(slot, item, error, record, print_, passing=verdict.passing)
+            response = problem.answer if isinstance(problem, InvalidAnswer) else None
+            recorder.refused(slot, item, error, record, print_, passing=verdict.passing, response=response)
         else:
             pool.answered()
-            recorder.answered(slot, item, response, record, print_)
+            recorder.answered(slot, item, response, record, print_, parsed)
         if recorder.trouble is not None and not self.halting:
             self.halt()
         if self._emit is None:
@@ -275,9 +279,10 @@ class Engine:
             columns=item.carried,
             response=response,
             variant=None if isinstance(item, BadRow) else item.variant,
+            parsed=parsed,
         )
 
-    async def _answer(self, item: Item) -> tuple[Any, UsageRecord | None]:
+    async def _answer(self, item: Item) -> tuple[Any, ...]:
         if isinstance(item, BadRow):
             raise item.error
         return await self._call(item)

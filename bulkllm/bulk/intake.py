@@ -6,6 +6,7 @@ finished row's line with other columns.
 
 from __future__ import annotations
 
+import heapq
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,10 @@ class Waiting:
         at = self._next
         self._next = at + 1
         return self._slots[at], self._places[at], self._lines[at], self._models[at]
+
+    def slots(self) -> Sequence[int]:
+        """The slots that stand in line."""
+        return self._slots[self._next :]
 
     def keep(self, wanted: Callable[[int], bool]) -> None:
         """Let only those slots stand in line that are wanted."""
@@ -304,6 +309,26 @@ class Intake:
             " otherwise give another output; if only the endpoint's address has changed, declare a name for it with"
             " endpoint (--endpoint)"
         )
+
+    def thin(self, sample: int, lines: Mapping[PoolName, Waiting]) -> None:
+        """Leave only a sample of the rows met: those with the smallest keys, which are digests.
+
+        So the same sample comes again, and a larger one holds the smaller one.
+        """
+        table = self._table
+        met = [slot for slot in range(len(table)) if table.count[slot]]
+        kept = set(heapq.nsmallest(sample, met, key=table.key))
+        waiting: set[int] = set()
+        for line in lines.values():
+            line.keep(kept.__contains__)
+            waiting.update(line.slots())
+        done = kept - waiting
+        self.total = len(kept)
+        self.ok = sum(table.state[slot] == State.OK for slot in done)
+        self.failed = len(done) - self.ok
+        for slot in met:
+            if slot not in kept:
+                table.count[slot] = 0
 
     def item(self, met: Met) -> Item:
         """The request of a row that was just met."""

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ..accounting import Amount, Budget, UsageTracker
 from ..errors import ConfigError
-from .engine import Call, Emit, Engine
+from .asking import Call
+from .engine import Emit, Engine
 from .intake import Intake, PoolName, Waiting, scan
 from .journal import Journal
 from .keytable import KeyTable
@@ -47,12 +48,21 @@ class Settings:
     skip_bad: bool = False
     limit: int | None = None
     progress: bool | Callable[[Progress], Any] = True
+    fallbacks: Sequence[Any] = ()
+    validate: Callable[[Any], Any] | None = None
+    reasks: int = 2
+    on_error: Literal["keep", "raise"] = "keep"
+    sample: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_in_flight < 1:
             raise ConfigError(f"max_in_flight={self.max_in_flight} must be at least 1")
         if self.limit is not None and self.limit < 0:
             raise ConfigError(f"limit={self.limit} must not be negative")
+        if self.sample is not None and self.sample < 1:
+            raise ConfigError(f"sample={self.sample} must be at least 1")
+        if self.on_error not in ("keep", "raise"):
+            raise ConfigError(f"on_error={self.on_error!r} is neither 'keep' nor 'raise'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +112,8 @@ class Job:
         self._before = Amount(0.0, 0.0, 0.0)
         self._table = KeyTable()
         self._source: Indexed | Streamed = open_source(requests)
+        if settings.sample is not None and not isinstance(self._source, Indexed):
+            raise ConfigError("a stream cannot be sampled, for its end is not known; give limit, or a file or a list")
         self._output = None if settings.output is None else Path(settings.output)
         self._parts: _Parts | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -203,7 +215,7 @@ class Job:
                 await engine.ask_stream(self._source)
         finally:
             ticker.cancel()
-        return self._settings.limit is None and not engine.halting
+        return self._settings.limit is None and self._settings.sample is None and not engine.halting
 
     def _open(self) -> tuple[_Parts, dict[PoolName, Waiting]]:
         """Open the results file and, if the input can be read twice, find out what is to be done."""
@@ -229,6 +241,8 @@ class Job:
             lines: dict[PoolName, Waiting] = {}
             if isinstance(source, Indexed):
                 lines = scan(source, intake, limit=settings.limit, stop=self._must_stop)
+                if settings.sample is not None:
+                    intake.thin(settings.sample, lines)
         except BaseException:
             if journal is not None:
                 journal.finish()

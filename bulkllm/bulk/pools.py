@@ -17,39 +17,28 @@ REFUSALS = 10
 Line: TypeAlias = "Waiting | deque[Met]"
 
 
-class Pool:
-    """One pool.
+class Breaker:
+    """Counts refusals that will meet everybody, and says when there are enough of them in a row.
 
     Attributes:
-        line: rows that wait.
-        active: rows that are being asked.
-        stopped: why no more rows are asked, and the cure, or None.
+        stopped: why nobody is to be asked any more, and the cure, or None.
     """
 
-    __slots__ = ("_refusals", "active", "line", "name", "stopped")
+    __slots__ = ("_refusals", "stopped")
 
-    def __init__(self, name: PoolName, line: Line) -> None:
-        self.name = name
-        self.line = line
-        self.active = 0
+    def __init__(self) -> None:
         self.stopped: str | None = None
         self._refusals = 0
 
-    def __str__(self) -> str:
-        if self.name is None:
-            return "bad rows"
-        model, endpoint, _ = self.name
-        return model if endpoint is None else f"{model} at {endpoint}"
-
     def answered(self) -> None:
-        """A row had an answer: key, model and money are good."""
+        """There was an answer: key, model and money are good."""
         self._refusals = 0
 
-    def failed(self, verdict: Verdict, problem: str) -> bool:
+    def failed(self, verdict: Verdict, who: str, problem: str) -> bool:
         """A row failed.
 
         Returns:
-            Whether this has just stopped the pool.
+            Whether this was one too many.
         """
         if verdict.answered:
             self._refusals = 0
@@ -58,5 +47,41 @@ class Pool:
         self._refusals += 1
         if self._refusals < REFUSALS:
             return False
-        self.stopped = f"{self} was stopped: {self._refusals} rows in a row were refused ({problem}); {verdict.cure}"
+        self.stopped = f"{who} was stopped: {self._refusals} rows in a row were refused ({problem}); {verdict.cure}"
         return True
+
+
+class Pool:
+    """One pool.
+
+    Attributes:
+        line: rows that wait.
+        active: rows that are being asked.
+    """
+
+    __slots__ = ("_breaker", "active", "line", "name")
+
+    def __init__(self, name: PoolName, line: Line) -> None:
+        self.name = name
+        self.line = line
+        self.active = 0
+        self._breaker = Breaker()
+
+    @property
+    def stopped(self) -> str | None:
+        """Why no more rows are asked, and the cure, or None."""
+        return self._breaker.stopped
+
+    def __str__(self) -> str:
+        if self.name is None:
+            return "bad rows"
+        model, endpoint, _ = self.name
+        return model if endpoint is None else f"{model} at {endpoint}"
+
+    def answered(self) -> None:
+        """A row had an answer."""
+        self._breaker.answered()
+
+    def failed(self, verdict: Verdict, problem: str) -> bool:
+        """A row failed; whether this has just stopped the pool."""
+        return self._breaker.failed(verdict, str(self), problem)

@@ -19,7 +19,7 @@ from .intake import Item
 from .journal import Journal
 from .keytable import State
 from .lines import Head, encode, encode_columns, result_line
-from .result import RowError
+from .result import RowError, plain
 from .spent import spent_on
 
 logger = logging.getLogger(__name__)
@@ -52,18 +52,38 @@ class Recorder:
         self.failures: Counter[str] = Counter()
         self.trouble: str | None = None
 
-    def answered(self, slot: int, item: Item, response: Any, record: UsageRecord | None, print_: bytes) -> None:
+    def answered(
+        self, slot: int, item: Item, response: Any, record: UsageRecord | None, print_: bytes, parsed: Any = None
+    ) -> None:
         """A row has an answer."""
         self.ok += 1
         self._count(record)
         if self._journal is None:
             return
-        self._write(slot, item, State.OK, "ok", print_, record, body=_json(response), request_id=_request_id(response))
+        self._write(
+            slot,
+            item,
+            State.OK,
+            "ok",
+            print_,
+            record,
+            body=_json(response),
+            request_id=_request_id(response),
+            parsed=parsed,
+        )
 
     def refused(
-        self, slot: int, item: Item, error: RowError, record: UsageRecord | None, print_: bytes, *, passing: bool
+        self,
+        slot: int,
+        item: Item,
+        error: RowError,
+        record: UsageRecord | None,
+        print_: bytes,
+        *,
+        passing: bool,
+        response: Any = None,
     ) -> None:
-        """A row has an error in the answer's place."""
+        """A row has an error in the answer's place, or beside an answer that cannot be used but was paid."""
         self.failed += 1
         self.failures[error.code] += 1
         self._count(record)
@@ -72,7 +92,9 @@ class Recorder:
         told: dict[str, Any] = {"code": error.code, "message": error.message}
         if error.status is not None:
             told["status"] = error.status
-        self._write(slot, item, State.FAILED if passing else State.REFUSED, error.code, print_, record, error=told)
+        state = State.FAILED if passing else State.REFUSED
+        body = None if response is None else _json(response)
+        self._write(slot, item, state, error.code, print_, record, body=body, error=told)
 
     def rescue(self) -> None:
         """Try once more to write what could not be written; failing that, put it where there is room."""
@@ -124,6 +146,7 @@ class Recorder:
         body: bytes | None = None,
         request_id: str | None = None,
         error: dict[str, Any] | None = None,
+        parsed: Any = None,
     ) -> None:
         assert self._journal is not None  # noqa: S101 - both callers have looked
         cost = None if record is None else record.cost
@@ -133,6 +156,8 @@ class Recorder:
         variant = getattr(item, "variant", None)
         if variant is not None:
             told["variant"] = variant
+        if parsed is not None:
+            told["parsed"] = plain(parsed)
         columns, crc = encode_columns(item.carried)
         head = Head(item.key, print_, state, item.index, crc, outcome, cost)
         line = result_line(

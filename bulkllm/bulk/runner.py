@@ -11,16 +11,18 @@ import difflib
 import inspect
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from ..accounting import Budget, UsageRecord
 from ..calls import record_of
 from ..client import Client, default_client
-from ..errors import ConfigError, RunStopped
-from .engine import Call, Emit
+from ..errors import ConfigError, RowFailed, RunStopped
+from .asking import Call
+from .engine import Emit
+from .fallbacks import Fallbacks, alternatives
 from .interrupts import interrupts
 from .job import Job, Settings
 from .options import ROW_OPTIONS
@@ -28,6 +30,7 @@ from .progress import Progress
 from .request import BulkRequest
 from .result import ResultRow, RunResult
 from .sources import Requests
+from .structured import Structured
 
 OnResult: TypeAlias = Callable[[ResultRow], Any]
 
@@ -50,6 +53,11 @@ async def arun(
     retry_failed: bool = False,
     skip_bad: bool = False,
     limit: int | None = None,
+    sample: int | None = None,
+    fallbacks: Sequence[Any] = (),
+    validate: Callable[[Any], Any] | None = None,
+    reasks: int = 2,
+    on_error: Literal["keep", "raise"] = "keep",
     progress: bool | Callable[[Progress], Any] = True,
     budget: Budget | None = None,
     client: Client | None = None,
@@ -77,6 +85,15 @@ async def arun(
         retry_failed: ask again for rows that failed for a reason that stays, too.
         skip_bad: a row that cannot be understood fails, instead of ending the run before the first call.
         limit: only the first so many rows.
+        sample: only so many rows, spread over the input; the same ones each time, and among those of a larger sample.
+            With several models each row counts once for each.
+        fallbacks: models to ask, in order, for a row that fails: names, presets, or dicts with ``model`` and its
+            options (``api_base``, ``api_key``). Another provider is not told the key and the address of the first.
+        validate: is given each answer (its text, or with ``response_format`` the parsed object), and raises ValueError
+            or AssertionError, or returns False, if it is wrong. May be a coroutine function.
+        reasks: how often an answer that is not what ``response_format`` (a pydantic model or a JSON schema) or
+            ``validate`` asks for is asked for again, with what was wrong. Each ask counts in the row's record.
+        on_error: "keep" makes a row that fails a result with an error; with "raise" the first one ends the run.
         progress: True for standard error, False for nothing, or a function that takes a `Progress` every second.
         budget: what the rows may use in all. What the results file has cost before counts: the same run with a larger
             budget goes on where this one stopped.
@@ -97,6 +114,7 @@ async def arun(
         ConfigError: an argument is wrong, the results file cannot be used, or too many rows have changed.
         RequestFileError: a row cannot be understood, or a ``custom_id`` stands twice.
         RunLocked: another run is writing to the results file.
+        RowFailed: a row failed, with ``on_error="raise"``. The rows in flight were finished.
     """
     settings = Settings(
         model=model,
@@ -109,10 +127,23 @@ async def arun(
         retry_failed=retry_failed,
         skip_bad=skip_bad,
         limit=limit,
+        sample=sample,
+        fallbacks=fallbacks,
+        validate=validate,
+        reasks=reasks,
+        on_error=on_error,
         progress=progress,
     )
-    call = _caller(call, client, options, budget)
-    job = Job(requests, settings, options, call=call, emit=_emit(on_result), keep=output is None, budget=budget)
+    call = _asked(_caller(call, client, options, budget), settings, options)
+    job = Job(
+        requests,
+        settings,
+        options,
+        call=call,
+        emit=_emit(on_result, settings.on_error),
+        keep=output is None,
+        budget=budget,
+    )
     with interrupts(job.interrupt) if handle_signals else nullcontext():
         return await job.go()
 
@@ -130,6 +161,11 @@ def run(
     retry_failed: bool = False,
     skip_bad: bool = False,
     limit: int | None = None,
+    sample: int | None = None,
+    fallbacks: Sequence[Any] = (),
+    validate: Callable[[Any], Any] | None = None,
+    reasks: int = 2,
+    on_error: Literal["keep", "raise"] = "keep",
     progress: bool | Callable[[Progress], Any] = True,
     budget: Budget | None = None,
     client: Client | None = None,
@@ -153,10 +189,23 @@ def run(
         retry_failed=retry_failed,
         skip_bad=skip_bad,
         limit=limit,
+        sample=sample,
+        fallbacks=fallbacks,
+        validate=validate,
+        reasks=reasks,
+        on_error=on_error,
         progress=progress,
     )
-    call = _caller(call, client, options, budget)
-    job = Job(requests, settings, options, call=call, emit=_emit(on_result), keep=output is None, budget=budget)
+    call = _asked(_caller(call, client, options, budget), settings, options)
+    job = Job(
+        requests,
+        settings,
+        options,
+        call=call,
+        emit=_emit(on_result, settings.on_error),
+        keep=output is None,
+        budget=budget,
+    )
     with interrupts(job.interrupt) if handle_signals else nullcontext():
         try:
             asyncio.get_running_loop()
@@ -178,6 +227,11 @@ async def stream(
     retry_failed: bool = False,
     skip_bad: bool = False,
     limit: int | None = None,
+    sample: int | None = None,
+    fallbacks: Sequence[Any] = (),
+    validate: Callable[[Any], Any] | None = None,
+    reasks: int = 2,
+    on_error: Literal["keep", "raise"] = "keep",
     progress: bool | Callable[[Progress], Any] = False,
     budget: Budget | None = None,
     client: Client | None = None,
@@ -204,6 +258,11 @@ async def stream(
         retry_failed=retry_failed,
         skip_bad=skip_bad,
         limit=limit,
+        sample=sample,
+        fallbacks=fallbacks,
+        validate=validate,
+        reasks=reasks,
+        on_error=on_error,
         progress=progress,
     )
     finished: asyncio.Queue[ResultRow | None] = asyncio.Queue(_STREAMED)
@@ -216,8 +275,10 @@ async def stream(
             if reading:
                 await finished.put(None)
 
-    call = _caller(call, client, options, budget)
-    job = Job(requests, settings, options, call=call, emit=finished.put, keep=False, budget=budget)
+    call = _asked(_caller(call, client, options, budget), settings, options)
+    job = Job(
+        requests, settings, options, call=call, emit=_emit(finished.put, settings.on_error), keep=False, budget=budget
+    )
     task = asyncio.create_task(work())
     try:
         while (row := await finished.get()) is not None:
@@ -252,6 +313,14 @@ def _caller(call: Call | None, client: Client | None, options: dict[str, Any], b
     return caller(Client(**made_of) if made_of else default_client())
 
 
+def _asked(call: Call, settings: Settings, options: Mapping[str, Any]) -> Call:
+    """A call with what stands around it: the form of answers, and other models for rows that fail."""
+    form = options.get("response_format")
+    call = Structured(call, validate=settings.validate, reasks=settings.reasks, given=form)
+    others = alternatives(settings.fallbacks)
+    return Fallbacks(call, others) if others else call
+
+
 def caller(client: Client) -> Call:
     """What asks a row through a client."""
     ways: dict[str, Callable[..., Awaitable[Any]]] = {
@@ -267,12 +336,16 @@ def caller(client: Client) -> Call:
     return call
 
 
-def _emit(on_result: OnResult | None) -> Emit | None:
-    if on_result is None:
+def _emit(on_result: OnResult | None, on_error: str) -> Emit | None:
+    raising = on_error == "raise"
+    if on_result is None and not raising:
         return None
 
     async def emit(row: ResultRow) -> None:
-        told = on_result(row)
+        if raising and row.error is not None:
+            name = "" if row.custom_id is None else f" ({row.custom_id})"
+            raise RowFailed(f"row {row.index + 1}{name} failed: {row.error}", index=row.index, code=row.error.code)
+        told = None if on_result is None else on_result(row)
         if inspect.isawaitable(told):
             await told
 

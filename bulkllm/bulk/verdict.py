@@ -10,7 +10,15 @@ from asyncio import CancelledError
 from dataclasses import dataclass
 
 from ..calls.failure import failure_of
-from ..errors import BudgetExceeded, BulkLLMError, ConfigError, ImpossibleRequest, IncompatibleLiteLLM, LimitTimeout
+from ..errors import (
+    BudgetExceeded,
+    BulkLLMError,
+    ConfigError,
+    ImpossibleRequest,
+    IncompatibleLiteLLM,
+    InvalidAnswer,
+    LimitTimeout,
+)
 
 ASK_AGAIN = "then run the same again: the rows left undone will be asked"
 
@@ -73,4 +81,6 @@ def _own(error: BulkLLMError) -> Verdict:
         return Verdict(passing=True, cure=f"mend the setting, {ASK_AGAIN}")
     if isinstance(error, LimitTimeout):
         return Verdict(passing=True)
+    if isinstance(error, InvalidAnswer):
+        return Verdict(passing=False, answered=True)
     return Verdict(passing=False)

@@ -61,6 +61,12 @@ def run(
     budget: Annotated[
         float | None, typer.Option("--budget", help="US dollars that the rows may cost in all, earlier runs' included.")
     ] = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", help="Only so many rows, spread over the file: a cheap look first.")
+    ] = None,
+    fallback: Annotated[
+        list[str] | None, typer.Option("--fallback", help="Ask this model for a row that fails; may be repeated.")
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="A malformed line is a failed row, not the end.")
     ] = False,
@@ -106,6 +112,8 @@ def run(
         output=output,
         endpoint=endpoint,
         limit=limit,
+        sample=sample,
+        fallbacks=fallback or [],
         skip_bad=skip_bad,
         retry_failed=retry_failed,
         redo_changed=redo_changed,

@@ -1,0 +1,79 @@
+"""What asking a row gives, and the sum of several asks for one row.
+
+What may live here: these two values. Who asks, and whom, is told in `structured`, `fallbacks` and `deployments`, each
+of which stands around a call and is a call itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeAlias
+
+from ..accounting import UsageRecord
+from ..calls import record_of_error
+from ..calls.account import attach_to_error
+from .request import BulkRequest
+
+
+class Reply(NamedTuple):
+    """An answer to a row; a plain pair of the first two is one too.
+
+    Attributes:
+        response: as LiteLLM gave it.
+        record: of all that was asked for the row.
+        parsed: the object that was read out of it.
+    """
+
+    response: Any
+    record: UsageRecord | None
+    parsed: Any = None
+
+
+Call: TypeAlias = Callable[[BulkRequest], Awaitable[tuple[Any, ...]]]
+"""Asks a row; gives a pair of the response and its record, or a `Reply`."""
+
+
+def together(records: Sequence[UsageRecord | None]) -> UsageRecord | None:
+    """The record of several calls made for one row: the last one's, with what all of them used and cost.
+
+    What one of them cost is unknown, so is the sum. An ask that failed without a charge counts as free.
+    """
+    known = [record for record in records if record is not None]
+    if len(known) < 2:  # noqa: PLR2004 - nothing to add up
+        return known[0] if known else None
+    last = known[-1]
+    paid = [record for record in known if record.ok]
+    usage = known[0].usage
+    for record in known[1:]:
+        usage += record.usage
+    return replace(
+        last,
+        usage=usage,
+        cost=_sum(record.cost for record in paid or [last]),
+        cost_note=next((record.cost_note for record in paid if record.cost is None), last.cost_note),
+        saved=None if last.saved is None else _sum(record.saved or 0.0 for record in known),
+        uncertain_cost=_sum(record.uncertain_cost for record in known),
+        cached=all(record.cached for record in known),
+        waited=sum(record.waited for record in known),
+        attempts=sum(record.attempts for record in known),
+        started_at=known[0].started_at,
+        estimated=any(record.estimated for record in known),
+        charge_unknown=any(record.charge_unknown for record in known),
+    )
+
+
+def charge(error: BaseException, before: Sequence[UsageRecord | None]) -> None:
+    """Have an error's record count what was asked for the same row before."""
+    record = together([*before, record_of_error(error)])
+    if record is not None:
+        attach_to_error(error, record if record.outcome != "ok" else replace(record, outcome=type(error).__name__))
+
+
+def _sum(numbers: Any) -> float | None:
+    total = 0.0
+    for number in numbers:
+        if number is None:
+            return None
+        total += number
+    return total

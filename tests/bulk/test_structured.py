@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from bulkllm.accounting import Usage, UsageRecord
+from bulkllm.bulk import BulkRequest, read_results, run
+from bulkllm.errors import ConfigError
+from bulkllm.testing import FakeProvider
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+}
+GOOD = '{"name": "Ada", "age": 36}'
+
+
+class Model:
+    """Gives the answers in turn, each for 0.5 dollars, and remembers what it was asked."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[dict[str, Any]] = []
+
+    async def __call__(self, request: BulkRequest) -> Any:
+        self.asked.append(dict(request.body))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        message = answer if isinstance(answer, dict) else {"content": answer}
+        record = UsageRecord(model=request.model, usage=Usage(input_tokens=3, output_tokens=2), cost=0.5)
+        return {"choices": [{"message": message}]}, record
+
+
+def bulk(model: Model, out: Path | None = None, rows: Any = ("Who?",), **options: Any) -> Any:
+    result = run(list(rows), call=model, model="openai/m", output=out, progress=False, max_in_flight=1, **options)
+    return next(iter(result))
+
+
+@pytest.mark.parametrize("form", [SCHEMA, {"type": "json_schema", "json_schema": {"name": "p", "schema": SCHEMA}}])
+@pytest.mark.parametrize("text", [GOOD, f"```json\n{GOOD}\n```", f" {GOOD}\n"])
+def test_an_answer_of_a_schema_is_parsed_into_the_row(out: Path, form: Any, text: str) -> None:
+    model = Model(text)
+    row = bulk(model, out, response_format=form)
+    assert (row.ok, row.parsed, len(model.asked)) == (True, {"name": "Ada", "age": 36}, 1)
+    assert json.loads(out.read_text())["bulkllm"]["parsed"] == {"name": "Ada", "age": 36}
+    assert model.asked[0]["response_format"]["json_schema"]["schema"] == SCHEMA
+
+
+def test_a_model_of_pydantic_gives_an_object_of_it(out: Path) -> None:
+    row = bulk(Model(GOOD), response_format=Person)
+    assert row.parsed == Person(name="Ada", age=36)
+    bulk(Model(GOOD), out, response_format=Person)
+    assert next(read_results(out)).parsed == {"name": "Ada", "age": 36}
+    again = Model()
+    assert bulk(again, out, response_format=Person).ok
+    assert not again.asked
+
+
+@pytest.mark.parametrize(
+    ("form", "wrong", "told"),
+    [
+        (Person, '{"name": "Ada"}', "age: Field required"),
+        (Person, "hello", "Invalid JSON"),
+        (SCHEMA, '{"name": "Ada", "age": "old"}', "age: 'old' is not of type 'integer'"),
+        (SCHEMA, '{"name"', "it is no JSON"),
+        ({"type": "json_object"}, "hello", "it is no JSON"),
+        (SCHEMA, None, "there is no text in it"),
+    ],
+)
+def test_a_wrong_answer_is_asked_again_with_what_was_wrong(out: Path, form: Any, wrong: Any, told: str) -> None:
+    model = Model(wrong, GOOD)
+    row = bulk(model, out, response_format=form)
+    assert row.ok
+    assert row.parsed_json == {"name": "Ada", "age": 36}
+    first, second = (asked["messages"] for asked in model.asked)
+    assert second[: len(first)] == first
+    assert second[-2]["role"] == "assistant"
+    assert second[-2]["content"] == (wrong or "(no text)")
+    assert told in second[-1]["content"]
+    assert (row.record.attempts, row.record.cost, row.record.input_tokens) == (2, 1.0, 6)
+    about = json.loads(out.read_text())["bulkllm"]
+    assert (about["attempts"], about["cost"]) == (2, 1.0)
+
+
+def test_asking_again_is_bounded_and_the_paid_answer_kept(out: Path) -> None:
+    model = Model(*["no"] * 5)
+    row = bulk(model, out, response_format=SCHEMA, reasks=3)
+    assert len(model.asked) == 4
+    assert (row.ok, row.error.code, row.text, row.record.cost) == (False, "InvalidAnswer", "no", 2.0)
+    assert "after 4 asks: it is no JSON" in row.error.message
+    again = Model()
+    bulk(again, out, response_format=SCHEMA)
+    assert not again.asked  # it would cost again, so only when told
+    assert bulk(Model(GOOD), out, response_format=SCHEMA, retry_failed=True).ok
+    assert len(bulk(Model("no"), response_format=SCHEMA, reasks=0).error.message) > 20
+
+
+def test_an_error_after_a_paid_ask_counts_what_was_paid(error: Any) -> None:
+    row = bulk(Model("no", error("InternalServerError", 500)), response_format=SCHEMA)
+    assert (row.error.code, row.record.cost, row.record.outcome) == ("InternalServerError", 0.5, "InternalServerError")
+
+
+def test_validate_is_asked_too() -> None:
+    def adult(person: Any) -> None:
+        if person.age < 18:
+            raise ValueError("too young")
+
+    model = Model('{"name": "Tim", "age": 3}', GOOD)
+    row = bulk(model, response_format=Person, validate=adult)
+    assert row.parsed.age == 36
+    assert "too young" in model.asked[1]["messages"][-1]["content"]
+
+    async def short(text: str) -> bool:
+        return len(text) < 4
+
+    model = Model("too long", "ok")
+    row = bulk(model, validate=short)
+    assert (row.text, row.parsed, len(model.asked)) == ("ok", None, 2)
+
+    def broken(text: str) -> None:
+        raise KeyError("x")
+
+    row = bulk(Model("fine"), validate=broken)
+    assert (row.error.code, row.error.message) == ("ConfigError", "validate= raised KeyError: 'x'")
+
+
+def test_what_has_no_text_to_parse_is_left_alone() -> None:
+    call = {"content": None, "tool_calls": [{"id": "x"}]}
+    row = bulk(Model(call), response_format=SCHEMA)
+    assert (row.ok, row.parsed) == (True, None)
+    assert bulk(Model("free"), response_format={"type": "text"}).text == "free"
+
+
+def test_a_row_may_have_a_form_of_its_own() -> None:
+    model = Model('{"n": 1}', GOOD)
+    schema = {"type": "object", "required": ["n"]}
+    rows = [{"prompt": "a", "response_format": schema}, "b"]
+    result = run(rows, call=model, model="m", progress=False, max_in_flight=1, response_format=SCHEMA)
+    assert [row.parsed for row in result] == [{"n": 1}, {"name": "Ada", "age": 36}]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"response_format": "json"}, "takes a pydantic model or a JSON schema"),
+        ({"response_format": {"type": "json_schema"}}, "needs .json_schema"),
+        ({"response_format": {"type": 5}}, "no valid JSON schema"),
+        ({"reasks": -1}, "reasks=-1"),
+        ({"validate": "x"}, "takes a function"),
+        ({"on_error": "skip"}, "neither"),
+    ],
+)
+def test_forms_that_make_no_sense_are_refused_before_the_first_call(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        bulk(Model(), **options)
+
+
+def test_it_works_through_litellm(out: Path) -> None:
+    """The fake provider answers by the schema; the first answer is turned down, whatever it is."""
+    seen: list[Person] = []
+
+    def second(person: Person) -> bool:
+        seen.append(person)
+        return len(seen) > 1
+
+    with FakeProvider() as server:
+        result = run(
+            ["Who?"], model="openai/gpt-4.1-mini", api_base=server.openai_base, api_key="sk-x", output=out,
+            response_format=Person, validate=second, progress=False,
+        )  # fmt: skip
+        report = server.report()
+    (row,) = result
+    assert (row.parsed, report.requests) == (seen[1].model_dump(), 2)
+    assert row.record is not None
+    assert (row.record.attempts, row.record.input_tokens) == (2, report.input_tokens)
+    assert row.record.cost == pytest.approx(result.usage.total.cost)
