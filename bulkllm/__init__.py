@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import errors, models
     from .accounting import Budget, Price, Usage, UsageRecord, UsageTracker, read_records
-    from .bulk import ResultRow, RunResult, arun, run, stream
+    from .bulk import ResultRow, RunResult, amap, arun, map, run, stream  # noqa: A004 - it is a public name
     from .caching import Cache, LiteLLMSupport, litellm_support, patch, unpatch
     from .calls import RetryPolicy, record_of
     from .client import (
@@ -87,6 +87,7 @@ __all__ = [
     "UsageTracker",
     "acompletion",
     "aembedding",
+    "amap",
     "aresponses",
     "arun",
     "completion",
@@ -96,6 +97,7 @@ __all__ = [
     "fetch_limits",
     "litellm_support",
     "load_limits",
+    "map",
     "models",
     "patch",
     "published_limits",
@@ -110,7 +112,7 @@ __all__ = [
 
 _HOMES = {
     "accounting": ("Budget", "Price", "Usage", "UsageRecord", "UsageTracker", "read_records"),
-    "bulk": ("ResultRow", "RunResult", "arun", "run", "stream"),
+    "bulk": ("ResultRow", "RunResult", "amap", "arun", "map", "run", "stream"),
     "caching": ("Cache", "LiteLLMSupport", "litellm_support", "patch", "unpatch"),
     "calls": ("RetryPolicy", "record_of"),
     "client": (

@@ -2,17 +2,30 @@
 
 What may live here: request, identity, options, template and variants (what a row is, and whom it is asked of) · rawrow,
 sources, streams, tabular and tables (where rows come from) · intake (which of them are to be asked) · keytable (what is
-remembered of a row) · lines, journal, flush and locking (the results file) · pools, engine and resting (which row is
-next, and when to give one up) · asking, structured, fallbacks and deployments (how a row is asked) · verdict and redact
-(what a failure means, and shows) · recorder and spent (what was used) · job, interrupts and runner (a run, and how it
-is started) · result, flat, frames and export (what comes out, and as what) · extras · progress.
+remembered of a row) · lines, journal, flush and locking (the results file) · pools, engine, turns and resting (which
+row is next, and when to give one up) · asking, structured and fallbacks (how a row is asked) · verdict and redact (what
+a failure means, and shows) · recorder and spent (what was used) · job, interrupts, runner and mapping (a run, and how
+it is started) · result, flat, frames and export (what comes out, and as what) · extras · progress.
 """
 
 from __future__ import annotations
 
+from .mapping import amap, map  # noqa: A004 - it is the public name
 from .progress import Progress
 from .request import BulkRequest
 from .result import ResultRow, RowError, RunResult, read_results
 from .runner import arun, run, stream
 
-__all__ = ["BulkRequest", "Progress", "ResultRow", "RowError", "RunResult", "arun", "read_results", "run", "stream"]
+__all__ = [
+    "BulkRequest",
+    "Progress",
+    "ResultRow",
+    "RowError",
+    "RunResult",
+    "amap",
+    "arun",
+    "map",
+    "read_results",
+    "run",
+    "stream",
+]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeAlias
@@ -30,6 +30,7 @@ from .request import secrets_of
 from .resting import at_rest
 from .result import ResultRow, RowError
 from .sources import Indexed, Streamed
+from .turns import Turns
 from .verdict import ASK_AGAIN, Verdict, judge
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Engine:
         cap: rows in flight in each pool at most.
         emit: is given each finished row; while it waits, the row's place stays taken.
         limit: of a stream, only so many rows.
+        ordered: give rows out in the order of the input.
 
     Attributes:
         error: what ended the run and is to be raised when the rows in flight are done.
@@ -69,7 +71,9 @@ class Engine:
         cap: int,
         emit: Emit | None,
         limit: int | None,
+        ordered: bool = False,
     ) -> None:
+        self._turns = Turns(self._first_rows) if ordered else None
         self._intake = intake
         self._call = call
         self._table = table
@@ -161,6 +165,7 @@ class Engine:
             pool.active += 1
             self.active += 1
             task = asyncio.create_task(self._ask(pool, slot, item))
+            pool.started[task] = item.index
             self._rows[task] = pool
             # Not in the coroutine's own finally: one that is cancelled before its first step never gets there.
             task.add_done_callback(partial(self._row_over, pool))
@@ -220,6 +225,8 @@ class Engine:
         try:
             row = await self._finish(pool, slot, item)
             if row is not None and self._emit is not None:
+                if self._turns is not None:
+                    await self._turns.wait(item.index)
                 await self._emit(row)
         except asyncio.CancelledError:
             if asyncio.current_task() not in self._given_up:
@@ -231,6 +238,7 @@ class Engine:
 
     def _row_over(self, pool: Pool, task: asyncio.Task[None]) -> None:
         del self._rows[task]
+        del pool.started[task]
         self._given_up.discard(task)
         if not task.cancelled():
             self._must_have_ended(task, "asking a row")
@@ -238,7 +246,18 @@ class Engine:
         self.active -= 1
         self._room.set()
         self._top_up(pool)
+        if self._turns is not None:
+            self._turns.look()
         self._look_whether_over()
+
+    def _first_rows(self) -> Iterator[int]:
+        """The position of the first row of each pool that is not over."""
+        for pool in self._pools.values():
+            if pool.started:
+                yield next(iter(pool.started.values()))
+            elif pool.line and not self.halting:
+                slot = pool.line.first() if isinstance(pool.line, Waiting) else pool.line[0].slot
+                yield self._table.index[slot]
 
     async def _finish(self, pool: Pool, slot: int, item: Item) -> ResultRow | None:
         recorder = self._recorder

@@ -53,6 +53,7 @@ class Settings:
     reasks: int = 2
     on_error: Literal["keep", "raise"] = "keep"
     sample: int | None = None
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         if self.max_in_flight < 1:
@@ -258,6 +259,7 @@ class Job:
             cap=settings.max_in_flight,
             emit=self._emit,
             limit=settings.limit,
+            ordered=settings.ordered,
         )
         self._parts = _Parts(journal, intake, recorder, engine)
         return self._parts, lines

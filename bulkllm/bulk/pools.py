@@ -5,6 +5,7 @@ What may live here: a pool's line of waiting rows and its circuit breaker. Pure.
 
 from __future__ import annotations
 
+from asyncio import Task
 from collections import deque
 from typing import TypeAlias
 
@@ -57,14 +58,16 @@ class Pool:
     Attributes:
         line: rows that wait.
         active: rows that are being asked.
+        started: their tasks, in order, with their positions in the input.
     """
 
-    __slots__ = ("_breaker", "active", "line", "name")
+    __slots__ = ("_breaker", "active", "line", "name", "started")
 
     def __init__(self, name: PoolName, line: Line) -> None:
         self.name = name
         self.line = line
         self.active = 0
+        self.started: dict[Task[None], int] = {}
         self._breaker = Breaker()
 
     @property

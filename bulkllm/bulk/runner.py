@@ -232,6 +232,7 @@ async def stream(
     validate: Callable[[Any], Any] | None = None,
     reasks: int = 2,
     on_error: Literal["keep", "raise"] = "keep",
+    ordered: bool = False,
     progress: bool | Callable[[Progress], Any] = False,
     budget: Budget | None = None,
     client: Client | None = None,
@@ -240,7 +241,8 @@ async def stream(
 ) -> AsyncIterator[ResultRow]:
     """The rows as they finish, in bounded memory: a slow reader slows the run down.
 
-    The arguments are those of `arun`. With ``output`` the rows that an earlier run
+    The arguments are those of `arun`. With ``ordered=True`` rows come in the order of the input; of each model at most
+    ``max_in_flight`` are finished ahead, and then wait. With ``output`` the rows that an earlier run
     finished are not given again. Leaving the loop early gives the rows in flight up; leave it with
     ``contextlib.aclosing`` to have that done at once.
 
@@ -263,6 +265,7 @@ async def stream(
         validate=validate,
         reasks=reasks,
         on_error=on_error,
+        ordered=ordered,
         progress=progress,
     )
     finished: asyncio.Queue[ResultRow | None] = asyncio.Queue(_STREAMED)
