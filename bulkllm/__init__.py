@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import errors, models
     from .accounting import Budget, Price, Usage, UsageRecord, UsageTracker, read_records
-    from .bulk import ResultRow, RunResult, amap, arun, map, run, stream  # noqa: A004 - it is a public name
+    from .bulk import ResultRow, RunResult, amap, arun, map, plan, run, stream  # noqa: A004 - it is a public name
     from .caching import Cache, LiteLLMSupport, litellm_support, patch, unpatch
     from .calls import RetryPolicy, record_of
     from .client import (
@@ -100,6 +100,7 @@ __all__ = [
     "map",
     "models",
     "patch",
+    "plan",
     "published_limits",
     "read_records",
     "record_of",
@@ -112,7 +113,7 @@ __all__ = [
 
 _HOMES = {
     "accounting": ("Budget", "Price", "Usage", "UsageRecord", "UsageTracker", "read_records"),
-    "bulk": ("ResultRow", "RunResult", "amap", "arun", "map", "run", "stream"),
+    "bulk": ("ResultRow", "RunResult", "amap", "arun", "map", "plan", "run", "stream"),
     "caching": ("Cache", "LiteLLMSupport", "litellm_support", "patch", "unpatch"),
     "calls": ("RetryPolicy", "record_of"),
     "client": (

@@ -5,12 +5,14 @@ sources, streams, tabular and tables (where rows come from) · intake (which of 
 remembered of a row) · lines, journal, flush and locking (the results file) · pools, engine, turns and resting (which
 row is next, and when to give one up) · asking, structured and fallbacks (how a row is asked) · verdict and redact (what
 a failure means, and shows) · recorder and spent (what was used) · job, interrupts, runner and mapping (a run, and how
-it is started) · result, flat, frames and export (what comes out, and as what) · extras · progress.
+it is started) · result, flat, frames and export (what comes out, and as what) · extras ·
+planning and simulate (what a run would take) · progress.
 """
 
 from __future__ import annotations
 
 from .mapping import amap, map  # noqa: A004 - it is the public name
+from .planning import ModelPlan, Plan, Range, plan
 from .progress import Progress
 from .request import BulkRequest
 from .result import ResultRow, RowError, RunResult, read_results
@@ -18,13 +20,17 @@ from .runner import arun, run, stream
 
 __all__ = [
     "BulkRequest",
+    "ModelPlan",
+    "Plan",
     "Progress",
+    "Range",
     "ResultRow",
     "RowError",
     "RunResult",
     "amap",
     "arun",
     "map",
+    "plan",
     "read_results",
     "run",
     "stream",

@@ -140,6 +140,11 @@ class Shaper:
         self._environment_bases: dict[str, str | None] = {}
 
     @property
+    def options(self) -> Mapping[str, Any]:
+        """The run's options. May hold a key."""
+        return self._options
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Keys that the run's options hold, to be kept out of error texts."""
         return secrets_of(self._options)

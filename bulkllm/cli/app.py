@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import cache, demo, fake_provider, limits, models, results, run, usage
+from . import cache, demo, fake_provider, limits, models, plan, results, run, usage
 
 app = typer.Typer(
     name="bulkllm",
@@ -36,6 +36,7 @@ def bulkllm(
 
 
 app.command(name="run")(run.run)
+app.command(name="plan")(plan.plan)
 app.command(name="demo")(demo.demo)
 app.command(name="fake-provider")(fake_provider.fake_provider)
 app.add_typer(models.app)

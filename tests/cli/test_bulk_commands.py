@@ -1,0 +1,90 @@
+"""``bulkllm plan`` and ``bulkllm results``; what they say. What they reckon and write is tested with the API."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from bulkllm.bulk import run
+from bulkllm.cli import main
+from bulkllm.testing import FakeProvider
+
+Command: TypeAlias = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def bulkllm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    def command(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bulkllm", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        return code if isinstance(code, int) else 0, *capsys.readouterr()
+
+    return command
+
+
+@pytest.fixture
+def requests(tmp_path: Path) -> str:
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Tell me of {n}.", "label": n}) + "\n" for n in range(40)))
+    return str(path)
+
+
+def test_a_plan(bulkllm: Command, requests: str, tmp_path: Path) -> None:
+    models = ("-m", "openai/gpt-4.1-mini", "-m", "openai/nobody-knows")
+    code, told, _ = bulkllm("plan", requests, *models, "--rpm", "60", "--burst", "1")
+    assert code == 0
+    assert "rows      80: 80 to be asked" in told
+    assert "cost      price unknown" in told
+    assert "no bound) out" in told
+    assert "openai/gpt-4.1-mini: 40 rows" in told
+    assert "run a sample" in told
+    assert "time      " in told
+    code, told, _ = bulkllm("plan", requests, "-m", "openai/gpt-4.1-mini", "--max-tokens", "9", "--json")
+    assert json.loads(told)["output_tokens"]["high"] == 360
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_two_models_a_fallback_a_sample_and_an_export(bulkllm: Command, requests: str, tmp_path: Path) -> None:
+    out = tmp_path / "results.jsonl"
+    with FakeProvider(models=["a", "b"]) as server:
+        options = ("--api-base", server.openai_base, "--option", "api_key=sk-x", "-o", str(out), "--no-progress")
+        both = ("run", requests, "-m", "openai/a", "-m", "openai/gone", "--fallback", "openai/b", *options)
+        code, told, _ = bulkllm(*both, "--sample", "10")
+        assert (code, "10: 10 ok" in told) == (0, True)
+        code, told, _ = bulkllm(*both)
+        assert (code, "80: 80 ok" in told, "10 were done in earlier runs" in told) == (0, True, True)
+    code, _, said = bulkllm("results", "export", str(out), "--ordered")
+    assert (code, "80 rows in" in said) == (0, True)
+    with (tmp_path / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["label"]) for row in rows] == sorted([*range(40), *range(40)])
+    assert {(row["variant"], row["model"]) for row in rows} == {("openai/a", "openai/a"), ("openai/gone", "openai/b")}
+    code, _, said = bulkllm("results", "export", str(out))
+    assert (code, "exists already" in said) == (2, True)
+
+
+def test_rows_left_undone_are_no_success(bulkllm: Command, requests: str, tmp_path: Path) -> None:
+    with FakeProvider(keys=["sk-good"]) as server:
+        code, _, said = bulkllm(
+            "run", requests, "-m", "openai/a", "--api-base", server.openai_base, "--option", "api_key=sk-bad", "-o",
+            str(tmp_path / "out.jsonl"), "--no-progress", "--max-in-flight", "1",
+        )  # fmt: skip
+    assert (code, "check the API key" in said) == (3, True)
+
+
+def test_a_results_file_of_a_run_in_code_is_exported_too(bulkllm: Command, tmp_path: Path) -> None:
+    async def call(request: object) -> tuple[dict[str, object], None]:
+        return {"choices": [{"message": {"content": "hello"}}]}, None
+
+    out = tmp_path / "r.jsonl"
+    run(["a"], call=call, model="m", output=out, progress=False)
+    code, told, _ = bulkllm("results", "export", str(out), "--format", "jsonl", "--output", "-")
+    assert (code, json.loads(told)["text"]) == (0, "hello")
