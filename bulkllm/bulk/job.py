@@ -49,6 +49,7 @@ class Settings:
     limit: int | None = None
     progress: bool | Callable[[Progress], Any] = True
     fallbacks: Sequence[Any] = ()
+    deployments: Sequence[Mapping[str, Any]] | None = None
     validate: Callable[[Any], Any] | None = None
     reasks: int = 2
     on_error: Literal["keep", "raise"] = "keep"

@@ -21,6 +21,7 @@ from ..calls import record_of
 from ..client import Client, default_client
 from ..errors import ConfigError, RowFailed, RunStopped
 from .asking import Call
+from .deployments import Deployments, places
 from .engine import Emit
 from .fallbacks import Fallbacks, alternatives
 from .interrupts import interrupts
@@ -55,6 +56,7 @@ async def arun(
     limit: int | None = None,
     sample: int | None = None,
     fallbacks: Sequence[Any] = (),
+    deployments: Sequence[Mapping[str, Any]] | None = None,
     validate: Callable[[Any], Any] | None = None,
     reasks: int = 2,
     on_error: Literal["keep", "raise"] = "keep",
@@ -89,6 +91,9 @@ async def arun(
             With several models each row counts once for each.
         fallbacks: models to ask, in order, for a row that fails: names, presets, or dicts with ``model`` and its
             options (``api_base``, ``api_key``). Another provider is not told the key and the address of the first.
+        deployments: places where ``model`` can be asked: dicts with ``api_base``, ``api_key``, the ``model``'s name
+            there, and limits (``rpm``, ``tpm``, ``max_in_flight``, ...). Each row goes to whichever can answer soonest,
+            and to another one if that fails. Which of them answers does not count as a change of the request.
         validate: is given each answer (its text, or with ``response_format`` the parsed object), and raises ValueError
             or AssertionError, or returns False, if it is wrong. May be a coroutine function.
         reasks: how often an answer that is not what ``response_format`` (a pydantic model or a JSON schema) or
@@ -129,12 +134,13 @@ async def arun(
         limit=limit,
         sample=sample,
         fallbacks=fallbacks,
+        deployments=deployments,
         validate=validate,
         reasks=reasks,
         on_error=on_error,
         progress=progress,
     )
-    call = _asked(_caller(call, client, options, budget), settings, options)
+    call = _asked(_caller(call, client, options, budget), settings, options, client)
     job = Job(
         requests,
         settings,
@@ -163,6 +169,7 @@ def run(
     limit: int | None = None,
     sample: int | None = None,
     fallbacks: Sequence[Any] = (),
+    deployments: Sequence[Mapping[str, Any]] | None = None,
     validate: Callable[[Any], Any] | None = None,
     reasks: int = 2,
     on_error: Literal["keep", "raise"] = "keep",
@@ -191,12 +198,13 @@ def run(
         limit=limit,
         sample=sample,
         fallbacks=fallbacks,
+        deployments=deployments,
         validate=validate,
         reasks=reasks,
         on_error=on_error,
         progress=progress,
     )
-    call = _asked(_caller(call, client, options, budget), settings, options)
+    call = _asked(_caller(call, client, options, budget), settings, options, client)
     job = Job(
         requests,
         settings,
@@ -229,6 +237,7 @@ async def stream(
     limit: int | None = None,
     sample: int | None = None,
     fallbacks: Sequence[Any] = (),
+    deployments: Sequence[Mapping[str, Any]] | None = None,
     validate: Callable[[Any], Any] | None = None,
     reasks: int = 2,
     on_error: Literal["keep", "raise"] = "keep",
@@ -262,6 +271,7 @@ async def stream(
         limit=limit,
         sample=sample,
         fallbacks=fallbacks,
+        deployments=deployments,
         validate=validate,
         reasks=reasks,
         on_error=on_error,
@@ -278,7 +288,7 @@ async def stream(
             if reading:
                 await finished.put(None)
 
-    call = _asked(_caller(call, client, options, budget), settings, options)
+    call = _asked(_caller(call, client, options, budget), settings, options, client)
     job = Job(
         requests, settings, options, call=call, emit=_emit(finished.put, settings.on_error), keep=False, budget=budget
     )
@@ -316,8 +326,13 @@ def _caller(call: Call | None, client: Client | None, options: dict[str, Any], b
     return caller(Client(**made_of) if made_of else default_client())
 
 
-def _asked(call: Call, settings: Settings, options: Mapping[str, Any]) -> Call:
-    """A call with what stands around it: the form of answers, and other models for rows that fail."""
+def _asked(call: Call, settings: Settings, options: Mapping[str, Any], client: Client | None) -> Call:
+    """A call with what stands around it: several places, the form of answers, other models for rows that fail."""
+    if settings.deployments is not None:
+        if not isinstance(settings.model, str):
+            raise ConfigError("deployments= are places of one model: give model=, the name that all of them answer to")
+        among = places(settings.deployments, settings.model, client or default_client(), caller)
+        call = Deployments(settings.model, among, call)
     form = options.get("response_format")
     call = Structured(call, validate=settings.validate, reasks=settings.reasks, given=form)
     others = alternatives(settings.fallbacks)
