@@ -7,7 +7,7 @@ row is next, and when to give one up) · asking, structured, deployments and fal
 asked) · verdict and redact (what
 a failure means, and shows) · recorder and spent (what was used) · job, interrupts, runner and mapping (a run, and how
 it is started) · result, flat, frames and export (what comes out, and as what) · extras ·
-planning and simulate (what a run would take) · progress.
+planning and simulate (what a run would take) · standing and progress.
 """
 
 from __future__ import annotations

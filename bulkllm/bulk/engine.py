@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeAlias
@@ -107,6 +107,11 @@ class Engine:
         if self._cancelled:
             reasons.append(f"{self._cancelled} rows were cancelled by somebody outside the run, {ASK_AGAIN}")
         return "; ".join(reasons) or None
+
+    @property
+    def pools(self) -> Iterable[Pool]:
+        """The pools that were met."""
+        return self._pools.values()
 
     async def ask_scanned(self, source: Indexed, lines: Mapping[PoolName, Waiting]) -> None:
         """Ask the rows that a scan has found."""
@@ -281,9 +286,11 @@ class Engine:
             if verdict.ends_run:
                 return None
             response = problem.answer if isinstance(problem, InvalidAnswer) else None
+            pool.count(record, ok=False)
             recorder.refused(slot, item, error, record, print_, passing=verdict.passing, response=response)
         else:
             pool.answered()
+            pool.count(record, ok=True)
             recorder.answered(slot, item, response, record, print_, parsed)
         if recorder.trouble is not None and not self.halting:
             self.halt()

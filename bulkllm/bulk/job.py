@@ -27,6 +27,7 @@ from .recorder import Recorder
 from .result import ResultRow, RunResult
 from .sources import Indexed, Requests, Streamed, files_of, open_source
 from .spent import spent_in
+from .standing import StatusOf, standing
 from .variants import shapers_of
 from .verdict import ASK_AGAIN
 
@@ -88,6 +89,7 @@ class Job:
         emit: is given each finished row.
         keep: keep the finished rows for the result.
         budget: what the rows may use in all, those of earlier runs included.
+        status_of: how the limits of a model stand, for progress.
     """
 
     def __init__(
@@ -100,7 +102,9 @@ class Job:
         emit: Emit | None,
         keep: bool,
         budget: Budget | None = None,
+        status_of: StatusOf | None = None,
     ) -> None:
+        self._status_of = status_of
         self._shapers = shapers_of(
             settings.model, options, endpoint=settings.endpoint, system=settings.system, prompt=settings.prompt
         )
@@ -313,6 +317,7 @@ class Job:
             tokens_per_minute=tokens,
             seconds_left=None if total is None or rows <= 0 else (total - skipped - done) / rows,
             stopped=parts.engine.stopped,
+            models=standing(parts.engine.pools, self._status_of),
         )
 
     async def _in_thread(self, work: Callable[[], Value]) -> Value:

@@ -9,6 +9,7 @@ from asyncio import Task
 from collections import deque
 from typing import TypeAlias
 
+from ..accounting import UsageRecord
 from .intake import Met, PoolName, Waiting
 from .verdict import Verdict
 
@@ -59,9 +60,14 @@ class Pool:
         line: rows that wait.
         active: rows that are being asked.
         started: their tasks, in order, with their positions in the input.
+        ok: rows of this run with an answer.
+        failed_rows: rows of this run with an error.
+        tokens: that they used.
+        cost: US dollars that they cost, as far as known.
+        model: the name that the limits know the model by, once a row has told it.
     """
 
-    __slots__ = ("_breaker", "active", "line", "name", "started")
+    __slots__ = ("_breaker", "active", "cost", "failed_rows", "line", "model", "name", "ok", "started", "tokens")
 
     def __init__(self, name: PoolName, line: Line) -> None:
         self.name = name
@@ -69,6 +75,23 @@ class Pool:
         self.active = 0
         self.started: dict[Task[None], int] = {}
         self._breaker = Breaker()
+        self.ok = 0
+        self.failed_rows = 0
+        self.tokens = 0
+        self.cost = 0.0
+        self.model = None if name is None else name[0]
+
+    def count(self, record: UsageRecord | None, *, ok: bool) -> None:
+        """A row of this pool is finished."""
+        if ok:
+            self.ok += 1
+        else:
+            self.failed_rows += 1
+        if record is not None:
+            self.tokens += record.total_tokens
+            self.cost += record.cost or 0.0
+            if ok and record.requested_model in (self.name or ()):
+                self.model = record.model
 
     @property
     def stopped(self) -> str | None:

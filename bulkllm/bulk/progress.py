@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TextIO
 
 from ..errors import ConfigError
+from .standing import ModelProgress, waits
 
 PLAIN_EVERY = 15.0
 """Seconds between two plain lines."""
@@ -40,6 +41,7 @@ class Progress:
         tokens_per_minute: lately.
         seconds_left: at that speed, or None where it cannot be told.
         stopped: what was stopped, and why.
+        models: how each model stands.
     """
 
     total: int | None
@@ -56,6 +58,18 @@ class Progress:
     tokens_per_minute: float = 0.0
     seconds_left: float | None = None
     stopped: str | None = None
+    models: Mapping[str, ModelProgress] = field(default_factory=dict)
+
+    @property
+    def waits_for(self) -> str | None:
+        """What the run waits for, besides answers."""
+        return waits(self.models)
+
+    @property
+    def tokens_limit(self) -> float | None:
+        """Tokens a minute that the limits of all models allow together; None where one has no such limit."""
+        limits = [model.tokens_limit for model in self.models.values()]
+        return sum(limit or 0.0 for limit in limits) if limits and None not in limits else None
 
     @property
     def done(self) -> int:
@@ -71,10 +85,13 @@ class Progress:
             parts.append(f"{self.skipped} done before")
         parts.append(f"{self.failed} failed" if self.failed else "none failed")
         parts.append(f"{self.rows_per_second:.1f} rows/s")
-        parts.append(f"{short(self.tokens_per_minute)} tokens/min")
+        limit = "" if self.tokens_limit is None else f" of {short(self.tokens_limit)}"
+        parts.append(f"{short(self.tokens_per_minute)}{limit} tokens/min")
         parts.append(money(self.cost, self.unpriced))
         if self.seconds_left is not None and self.done != self.total:
             parts.append(f"{span(self.seconds_left)} left")
+        if self.waits_for is not None:
+            parts.append(f"waits for {self.waits_for}")
         return ", ".join(parts)
 
 
@@ -171,6 +188,8 @@ class PlainLines:
         if now >= self._next:
             self._next = now + self._period
             self.say(str(progress))
+            for line in _by_model(progress):
+                self.say(line)
 
     def say(self, text: str) -> None:
         """Write a line."""
@@ -183,10 +202,46 @@ class PlainLines:
     def end(self, progress: Progress) -> None:
         """Write the last line, and one for each kind of failure."""
         self.say(f"{progress}, in {span(progress.elapsed)}")
+        for line in _by_model(progress):
+            self.say(line)
         for code, count in sorted(progress.failures.items(), key=lambda item: -item[1]):
             self.say(f"  {count} x {code}")
         if progress.stopped:
             self.say(progress.stopped)
+
+
+class Notebook:
+    """One line in a notebook's output that is written anew. IPython is there, or this would not be used."""
+
+    every = 1.0
+
+    def __init__(self, display: Callable[..., Any]) -> None:
+        self._handle = display({"text/plain": "bulkllm: ..."}, raw=True, display_id=True)
+
+    def show(self, progress: Progress) -> None:
+        """Write the line anew."""
+        self._write([str(progress), *_by_model(progress)])
+
+    def say(self, text: str) -> None:
+        """Write something that has just happened."""
+        self._write([text])
+
+    def close(self) -> None:
+        """Nothing to take away."""
+
+    def end(self, progress: Progress) -> None:
+        """Write how the run ended."""
+        failures = [f"  {count} x {code}" for code, count in progress.failures.items()]
+        stopped = [progress.stopped] if progress.stopped else []
+        self._write([f"{progress}, in {span(progress.elapsed)}", *_by_model(progress), *failures, *stopped])
+
+    def _write(self, lines: list[str]) -> None:
+        self._handle.update({"text/plain": "bulkllm: " + "\n".join(lines)}, raw=True)
+
+
+def _by_model(progress: Progress) -> list[str]:
+    """A line for each model, if there are several."""
+    return [f"  {name}: {model}" for name, model in progress.models.items()] if len(progress.models) > 1 else []
 
 
 class Terminal:
@@ -211,6 +266,10 @@ class Terminal:
         bar = ProgressBar(total=progress.total, completed=progress.done, width=24, pulse=progress.total is None)
         table = Table.grid(padding=(0, 1))
         table.add_row(bar, str(progress))
+        for line in _by_model(progress):
+            table.add_row("", line)
+        if progress.failures:
+            table.add_row("", ", ".join(f"{count} x {code}" for code, count in progress.failures.items()))
         self._live.update(table, refresh=True)
 
     def say(self, text: str) -> None:
@@ -241,7 +300,10 @@ def display_for(progress: object, stream: TextIO | None = None) -> Display:
     stream = sys.stderr if stream is None else stream
     if stream is None:  # pythonw has no standard error
         return Silence()
-    return Terminal(stream) if stream.isatty() else PlainLines(stream)
+    if stream.isatty():
+        return Terminal(stream)
+    notebook = sys.modules.get("ipykernel") and sys.modules.get("IPython.display")
+    return Notebook(notebook.display) if notebook else PlainLines(stream)
 
 
 def short(number: float) -> str:

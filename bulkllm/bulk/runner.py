@@ -31,6 +31,7 @@ from .progress import Progress
 from .request import BulkRequest
 from .result import ResultRow, RunResult
 from .sources import Requests
+from .standing import StatusOf
 from .structured import Structured
 
 OnResult: TypeAlias = Callable[[ResultRow], Any]
@@ -140,7 +141,8 @@ async def arun(
         on_error=on_error,
         progress=progress,
     )
-    call = _asked(_caller(call, client, options, budget), settings, options, client)
+    inner = _caller(call, client, options, budget)
+    call = _asked(inner, settings, options, client)
     job = Job(
         requests,
         settings,
@@ -149,6 +151,7 @@ async def arun(
         emit=_emit(on_result, settings.on_error),
         keep=output is None,
         budget=budget,
+        status_of=_status_of(inner),
     )
     with interrupts(job.interrupt) if handle_signals else nullcontext():
         return await job.go()
@@ -204,7 +207,8 @@ def run(
         on_error=on_error,
         progress=progress,
     )
-    call = _asked(_caller(call, client, options, budget), settings, options, client)
+    inner = _caller(call, client, options, budget)
+    call = _asked(inner, settings, options, client)
     job = Job(
         requests,
         settings,
@@ -213,6 +217,7 @@ def run(
         emit=_emit(on_result, settings.on_error),
         keep=output is None,
         budget=budget,
+        status_of=_status_of(inner),
     )
     with interrupts(job.interrupt) if handle_signals else nullcontext():
         try:
@@ -288,9 +293,17 @@ async def stream(
             if reading:
                 await finished.put(None)
 
-    call = _asked(_caller(call, client, options, budget), settings, options, client)
+    inner = _caller(call, client, options, budget)
+    call = _asked(inner, settings, options, client)
     job = Job(
-        requests, settings, options, call=call, emit=_emit(finished.put, settings.on_error), keep=False, budget=budget
+        requests,
+        settings,
+        options,
+        call=call,
+        emit=_emit(finished.put, settings.on_error),
+        keep=False,
+        budget=budget,
+        status_of=_status_of(inner),
     )
     task = asyncio.create_task(work())
     try:
@@ -322,8 +335,8 @@ def _caller(call: Call | None, client: Client | None, options: dict[str, Any], b
     if call is not None or client is not None:
         if len(given) > 1:
             raise ConfigError(f"{', '.join(given)} exclude each other: a client has its own limits, retries and cache")
-        return caller(client) if client is not None else cast("Call", call)
-    return caller(Client(**made_of) if made_of else default_client())
+        return ClientCall(client) if client is not None else cast("Call", call)
+    return ClientCall(Client(**made_of) if made_of else default_client())
 
 
 def _asked(call: Call, settings: Settings, options: Mapping[str, Any], client: Client | None) -> Call:
@@ -331,7 +344,7 @@ def _asked(call: Call, settings: Settings, options: Mapping[str, Any], client: C
     if settings.deployments is not None:
         if not isinstance(settings.model, str):
             raise ConfigError("deployments= are places of one model: give model=, the name that all of them answer to")
-        among = places(settings.deployments, settings.model, client or default_client(), caller)
+        among = places(settings.deployments, settings.model, client or default_client(), ClientCall)
         call = Deployments(settings.model, among, call)
     form = options.get("response_format")
     call = Structured(call, validate=settings.validate, reasks=settings.reasks, given=form)
@@ -339,19 +352,29 @@ def _asked(call: Call, settings: Settings, options: Mapping[str, Any], client: C
     return Fallbacks(call, others) if others else call
 
 
-def caller(client: Client) -> Call:
-    """What asks a row through a client."""
-    ways: dict[str, Callable[..., Awaitable[Any]]] = {
-        "completion": client.acompletion,
-        "embedding": client.aembedding,
-        "responses": client.aresponses,
-    }
+class ClientCall:
+    """What asks a row through a client.
 
-    async def call(request: BulkRequest) -> tuple[Any, UsageRecord | None]:
-        response = await ways[request.operation](**request.body)
+    Attributes:
+        status_of: how the limits of a model stand, in that client.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.status_of = client.limiter.status
+        self._ways: dict[str, Callable[..., Awaitable[Any]]] = {
+            "completion": client.acompletion,
+            "embedding": client.aembedding,
+            "responses": client.aresponses,
+        }
+
+    async def __call__(self, request: BulkRequest) -> tuple[Any, UsageRecord | None]:
+        """Ask a row."""
+        response = await self._ways[request.operation](**request.body)
         return response, record_of(response)
 
-    return call
+
+def _status_of(call: Call) -> StatusOf | None:
+    return call.status_of if isinstance(call, ClientCall) else None
 
 
 def _emit(on_result: OnResult | None, on_error: str) -> Emit | None:

@@ -100,7 +100,7 @@ def _wait(status: LimitStatus, ask: Ask) -> float:
     longest = 0.0
     for pool in status.limits:
         for name, quota in pool.quotas.items():
-            counted = _DIMENSIONS.get(name)
+            counted = _DIMENSIONS.get(name.partition(" ")[0])  # "rpm burst" counts requests too
             if counted is None or quota.limit <= 0:
                 continue
             request, inputs, outputs = counted

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import io
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bulkllm.bulk import Progress, run
+from bulkllm.bulk.progress import Notebook, PlainLines, display_for
+from bulkllm.limits import RateLimit
+from bulkllm.testing import FakeProvider
+
+
+def test_progress_tells_each_model_and_what_it_waits_for() -> None:
+    told: list[Progress] = []
+    rows = [{"prompt": f"p{number}", "model": f"openai/{name}"} for number in range(6) for name in ("fast", "slow")]
+    limits = [RateLimit("openai/slow", rpm=120, burst=2, tpm=50_000), RateLimit("openai/fast", tpm=90_000)]
+    with FakeProvider() as server:
+        run(rows, limits=limits, api_base=server.openai_base, api_key="sk-x", progress=told.append)
+    (fast,) = [name for name in told[-1].models if "fast" in name]
+    (slow,) = [name for name in told[-1].models if "slow" in name]
+    during = [progress for progress in told[:-1] if progress.models[slow].waits_for]
+    assert during[0].waits_for == during[0].models[slow].waits_for == "rpm of openai/slow"
+    assert "waits for rpm of openai/slow" in str(during[0])
+    end = told[-1]
+    assert end.waits_for is None
+    assert [(end.models[name].ok, end.models[name].in_flight, end.models[name].left) for name in (fast, slow)] == [
+        (6, 0, 0), (6, 0, 0),
+    ]  # fmt: skip
+    assert end.models[fast].tokens + end.models[slow].tokens == end.tokens
+    assert end.tokens_limit == 140_000
+    assert " of 140k tokens/min" in str(end)
+    text = io.StringIO()
+    PlainLines(text).end(end)
+    assert f"  {fast}: 6 done, 0 in flight, 0 left" in text.getvalue()
+
+
+def test_a_stopped_model_says_so(calls: Any, error: Any) -> None:
+    calls.errors = {f"p{number}": error("AuthenticationError", 401) for number in range(50)}
+    told: list[Progress] = []
+    run([f"p{number}" for number in range(50)], call=calls, model="m", max_in_flight=1, progress=told.append)
+    assert told[-1].models["m"].waits_for == "nothing any more: it was stopped"
+    assert told[-1].models["m"].failed == 10
+
+
+def test_a_notebook_has_one_line_that_is_written_anew(calls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    def display(data: dict[str, str], *, raw: bool, display_id: bool) -> Any:
+        return SimpleNamespace(update=lambda data, *, raw: shown.append(data["text/plain"]))
+
+    monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    assert isinstance(display_for(True, io.StringIO()), Notebook)
+    run(["a", "b"], call=calls, model=["m", "n"], progress=True)
+    assert shown[-1].startswith("bulkllm: 4/4 rows (100 %), none failed")
+    assert "  m: 2 done, 0 in flight, 0 left" in shown[-1]
