@@ -25,9 +25,10 @@ from .calls.parts import Parts
 from .calls.retry import RetryPolicy
 from .errors import ConfigError
 from .limits import RateLimit, RateLimiter
+from .limits.origin import origins
 
 if TYPE_CHECKING:
-    from .bulk import ResultRow, RunResult
+    from .bulk import Plan, ResultRow, RunResult
     from .bulk.sources import Requests
 
 Limits = RateLimiter | RateLimit | Iterable[RateLimit]
@@ -154,6 +155,18 @@ class Client:
 
         return await arun(requests, client=self, **options)
 
+    def plan(self, requests: Requests, **options: Any) -> Plan:
+        """:func:`bulkllm.plan` with this client."""
+        from .bulk import plan
+
+        return plan(requests, client=self, **options)
+
+    def map(self, prompts: Requests, **options: Any) -> list[Any]:
+        """:func:`bulkllm.map` with this client."""
+        from .bulk import map as map_
+
+        return map_(prompts, client=self, **options)
+
     def stream(self, requests: Requests, **options: Any) -> AsyncIterator[ResultRow]:
         """:func:`bulkllm.stream` with this client."""
         from .bulk import stream
@@ -194,6 +207,7 @@ class Client:
             model=target.model,
             requested_model=requested,
             provider=target.provider,
+            origin=origins.of(target.provider, options) if self.limiter.learns else None,
             options=options,
             stream=stream,
             adds_usage_chunk=stream and operation == "completion" and not _asks_for_usage(options),

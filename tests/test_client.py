@@ -18,6 +18,7 @@ from bulkllm import (
     Client,
     ConfigError,
     IncompatibleLiteLLM,
+    LimitTimeout,
     LLMConfig,
     RateLimit,
     RateLimiter,
@@ -201,9 +202,22 @@ def test_a_clients_deadline_holds_unless_the_call_has_its_own() -> None:
         with pytest.raises(_litellm.load().RateLimitError):
             made.completion(MODEL, MESSAGES, **options(server))
         assert server.report().requests == 1
+        other = Client(deadline=0.5, retry=RetryPolicy(max_attempts=2))
         with pytest.raises(_litellm.load().RateLimitError):
-            made.completion(MODEL, MESSAGES, deadline=3.0, **options(server))
+            other.completion(MODEL, MESSAGES, deadline=3.0, **options(server))
         assert server.report().requests == 2
+
+
+def test_a_refusal_with_a_time_holds_all_calls_back_until_then() -> None:
+    with FakeProvider(faults=[Fault("status", status=429, retry_after="5")]) as server:
+        made = Client(deadline=0.1, retry=RetryPolicy(max_attempts=2))
+        with pytest.raises(_litellm.load().RateLimitError):
+            made.completion(MODEL, MESSAGES, **options(server))
+        with pytest.raises(LimitTimeout):
+            made.completion(MODEL, MESSAGES, **options(server))
+        assert server.report().requests == 1
+        closed = made.limiter.status().limits
+        assert [pool.closed_for > 4 for pool in closed] == [True]
 
 
 def test_a_clients_policy_is_its_own() -> None:

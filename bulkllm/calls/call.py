@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..limits.origin import Origin
 from .retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Call:
         deadline: seconds for the call with all its waiting and attempts; None for no end.
         priority: see :meth:`bulkllm.RateLimiter.reserve`.
         retry: which failures are tried again, and when.
+        origin: whose limits it falls under; None where nothing is to be learned of them.
         tags: what the usage is to be counted under besides.
         observers: who else is told of it.
     """
@@ -48,5 +50,6 @@ class Call:
     deadline: float | None = None
     priority: float = 0.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    origin: Origin | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     observers: tuple[Observer, ...] = ()

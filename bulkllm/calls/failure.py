@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from ..limits.headers import duration, retry_after
@@ -59,6 +59,7 @@ class Failure:
         retry_after: seconds that the provider asks to wait, if it does.
         code: the provider's own code for the error, if it gives one.
         charge_unknown: the provider may have worked, and bill, although no answer came.
+        headers: of the answer, with names in lower case, where there was one.
     """
 
     kind: Kind
@@ -66,6 +67,7 @@ class Failure:
     retry_after: float | None = None
     code: str | None = None
     charge_unknown: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def retryable(self) -> bool:
@@ -93,7 +95,8 @@ def failure_of(error: BaseException) -> Failure:
     )
     if any(isinstance(link, ImportError) for link in chain):
         kind, unknown = "request", False  # LiteLLM dresses a missing package up as a connection error; it stays missing
-    return Failure(kind, status, _wait(chain, payload), code, unknown)
+    headers = _headers(chain)
+    return Failure(kind, status, _wait(headers, payload), code, unknown, headers[0] if headers else {})
 
 
 def _broke_off(chain: list[BaseException]) -> bool:
@@ -141,14 +144,26 @@ def _is_final(code: str | None, payload: Mapping[str, Any]) -> bool:
     return any(text in _FINAL_CODES or any(part in text for part in _FINAL_PARTS) for text in texts)
 
 
-def _wait(chain: list[BaseException], payload: Mapping[str, Any]) -> float | None:
-    for link in chain:
-        for headers in (getattr(link, "litellm_response_headers", None), getattr(link, "headers", None),
-                        getattr(getattr(link, "response", None), "headers", None)):  # fmt: skip
-            if headers:
-                seconds = retry_after(_lower(headers), time.time())
-                if seconds is not None:
-                    return seconds
+def _headers(chain: list[BaseException]) -> list[dict[str, str]]:
+    """The headers of the answer, wherever they were kept; the fullest first."""
+    places = (
+        headers
+        for link in chain
+        for headers in (
+            getattr(link, "litellm_response_headers", None),
+            getattr(link, "headers", None),
+            getattr(getattr(link, "response", None), "headers", None),
+        )
+        if headers
+    )
+    return sorted((_lower(headers) for headers in places), key=len, reverse=True)
+
+
+def _wait(found: list[dict[str, str]], payload: Mapping[str, Any]) -> float | None:
+    for headers in found:
+        seconds = retry_after(headers, time.time())
+        if seconds is not None:
+            return seconds
     for detail in _dicts(payload.get("details")):
         delay = detail.get("retryDelay")
         if isinstance(delay, str):

@@ -20,9 +20,11 @@ from ..limits import Reservation
 from ..limits.estimate import Estimate
 from .account import Account, attach_record, attach_to_error
 from .call import Call
-from .effects import Effect, HoldBudget, Load, Reserve, Send, Sleep
+from .effects import Effect, HoldBudget, Load, Send, Sleep
 from .fold import guessed_usage
+from .hearing import word_of_answer, word_of_failure
 from .parts import Parts
+from .quota import reserve, settle
 from .spending import expected_cost, hold_of
 from .stream import CallStream
 
@@ -80,7 +82,8 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
                         yield HoldBudget(hold, _left(call, account))
                     finally:
                         account.waited += parts.clock() - began
-            reservation = yield from _reserve(parts, call, account, estimate, front=refused)
+            left = _left(call, account)
+            reservation = yield from reserve(parts, call, account, estimate, timeout=left, front=refused)
         except BulkLLMError as error:
             # If time or money is over, then what the attempt before said is why there was to be another at all.
             over = failed if failed is not None and isinstance(error, LimitTimeout | BudgetExceeded) else error
@@ -104,6 +107,8 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
             raise
         else:
             if call.stream:
+                if reservation is not None and (word := word_of_answer(parts.lane, call, response)) is not None:
+                    reservation.heard(word)
                 return CallStream(parts, attempt, account, reservation, estimate, response)
             try:
                 _settle_answer(parts, call, account, reservation, estimate, response)
@@ -119,18 +124,20 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
         refused = failure.refused
         account.failed(failure)
         if reservation is not None:
-            reservation.release(keep_tokens=not refused)
+            reservation.release(keep_tokens=not refused, word=word_of_failure(call, failure))
         delay = call.retry.decide(failure, account.attempts, account.elapsed)
         if delay is None or (call.deadline is not None and account.elapsed + delay >= call.deadline):
             try:
                 raise failed
             finally:
                 failed = None  # or the error's traceback would hold this frame, and this frame the error
+        if failure.kind == "rate_limit" and call.origin is not None:
+            continue  # the limiter knows until when nothing goes, and this one stands in front
         yield Sleep(delay)
 
 
 def _estimate(parts: Parts, call: Call, *, needed: bool) -> Estimate:
-    if not needed and not parts.limiter.counts_tokens(call.model):
+    if not needed and not parts.limiter.counts_tokens(call.model, call.origin):
         return _NOTHING
     return parts.estimator.estimate(call.model, call.options)
 
@@ -146,26 +153,6 @@ def _expected(parts: Parts, call: Call, estimate: Estimate, usage: Usage | None)
 def _left(call: Call, account: Account) -> float | None:
     """Seconds until the call's deadline."""
     return None if call.deadline is None else max(0.0, call.deadline - account.elapsed)
-
-
-def _reserve(
-    parts: Parts, call: Call, account: Account, estimate: Estimate, *, front: bool
-) -> Generator[Effect, Any, Reservation | None]:
-    if not parts.limiter.holds(call.model):
-        return None
-    reservation = parts.limiter.reserve(
-        call.model,
-        input_tokens=estimate.input_tokens,
-        output_tokens=estimate.output_tokens,
-        timeout=_left(call, account),
-        priority=call.priority,
-        front=front,
-    )
-    try:
-        yield Reserve(reservation)
-    finally:
-        account.waited += reservation.waited
-    return reservation
 
 
 def _within_deadline(call: Call, account: Account) -> Call:
@@ -188,12 +175,13 @@ def _settle_answer(
         known = estimate if estimate is not _NOTHING else parts.estimator.estimate(call.model, call.options)
         guess = guessed_usage(response, known.input_tokens)
     if reservation is not None:
+        word = word_of_answer(parts.lane, call, response)
         if answer.from_cache:
             reservation.refund()
         elif used is None:
-            reservation.release()
+            reservation.release(word=word)
         else:
-            reservation.reconcile(input_tokens=used.input_tokens, output_tokens=used.output_tokens)
+            settle(call, reservation, estimate, used, word)
     if estimate is not _NOTHING and used is not None:
         parts.estimator.learn(call.model, estimate.characters, used.input_tokens, used.output_tokens)
         parts.lengths.learn(call.model, used.output_tokens)

@@ -80,6 +80,9 @@ class Lane(Protocol):
     def timed_out(self, call: Call) -> Exception:
         """The error for an attempt that took longer than its wall-clock limit."""
 
+    def headers(self, response: Any) -> Mapping[str, str] | None:
+        """The provider's headers of a response or of a stream, with names in lower case, as far as they are known."""
+
     def answer(self, call: Call, response: Any) -> Answer:
         """Read a whole response."""
 

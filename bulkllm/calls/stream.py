@@ -22,6 +22,7 @@ from .effects import Effect
 from .fold import StreamFold
 from .lane import Answer
 from .parts import Parts
+from .quota import settle
 from .wallclock import OutOfTimeError, run_within
 
 logger = logging.getLogger(__name__)
@@ -239,7 +240,7 @@ class CallStream:
         if usage is None:
             reservation.refund()
         else:
-            reservation.reconcile(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+            settle(self._call, reservation, self._estimate, usage)
 
     def __del__(self) -> None:
         if "_account" in self.__dict__ and self._account.record is None:

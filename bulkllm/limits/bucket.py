@@ -19,6 +19,12 @@ _SLACK: Final = 1e-9
 # together, when the latest of them does. That errs on the safe side by a 4,096th of the period: 15 ms in a minute.
 _GRAIN: Final = 4096
 
+# The provider counts a request from when it arrives, and the one that takes its place a period later may be quicker
+# on its way. So a request leaves the window later than its sending says, by this share of the period at first
+# (0.3 s in a minute); each refusal that nothing else explains doubles that, up to a thirtieth of the period.
+_MARGIN: Final = 200
+_LARGEST_MARGIN: Final = 30
+
 
 class TokenBucket:
     """A bucket of ``capacity`` that refills continuously at ``rate`` a second.
@@ -67,6 +73,28 @@ class TokenBucket:
         """What is left now; negative in debt."""
         return min(self.capacity, (now - self._empty_at) * self.rate)
 
+    def set_remaining(self, level: float, now: float) -> None:
+        """Have so much left now."""
+        self._empty_at = now - min(level, self.capacity) / self.rate
+
+    def resize(self, quota: float, capacity: float, now: float) -> None:
+        """Go on with another quota a period, and with what is left as far as it finds room."""
+        level = self.remaining(now)
+        self.quota = quota
+        self.capacity = capacity
+        self.refill_at(quota / self.period, now, level)
+
+    def refill_at(self, rate: float, now: float, level: float | None = None) -> None:
+        """Refill at another rate from now on, leaving what is left as it is (or as given)."""
+        left = self.remaining(now) if level is None else level
+        self.rate = rate
+        self._span = self.capacity / rate
+        self.set_remaining(left, now)
+
+    def full_until(self, moment: float, since: float) -> None:
+        """What was taken at ``since``, from a full bucket, was taken no earlier than ``moment``."""
+        self._empty_at += moment - since
+
 
 class Grain:
     """What was sent at about one moment, and when it leaves the window."""
@@ -93,6 +121,7 @@ class SlidingWindow:
         "_width",
         "capacity",
         "dimension",
+        "margin",
         "name",
         "period",
         "quota",
@@ -107,6 +136,7 @@ class SlidingWindow:
         self._pending = 0.0
         self._unsent = 0  # how many make up what is pending
         self._used = 0.0
+        self.margin = period / _MARGIN
         self._width = period / _GRAIN
         self._grains: deque[Grain] = deque()
 
@@ -133,7 +163,7 @@ class SlidingWindow:
 
     def send(self, amount: float, now: float) -> Grain:
         """What was pending was sent: it leaves the window one period from now."""
-        self.give_pending(amount)
+        SlidingWindow.give_pending(self, amount)
         grains = self._grains
         if not grains or now - grains[-1].began >= self._width:
             grains.append(Grain(max(now, grains[-1].stamp) if grains else now))
@@ -145,8 +175,8 @@ class SlidingWindow:
 
     def unsend(self, amount: float, grain: Grain, now: float) -> None:
         """What was stamped turns out not to be sent yet: it is pending again."""
-        self.give(amount, grain, now)
-        self.take(amount, now)
+        SlidingWindow.give(self, amount, grain, now)
+        SlidingWindow.take(self, amount, now)
 
     def give_pending(self, amount: float) -> None:
         """Give back what was never sent."""
@@ -157,13 +187,37 @@ class SlidingWindow:
         """Correct what was sent at ``grain`` (negative: it was more); what has left the window is past correcting."""
         self._expire(now)
         if grain.stamp + self.period > now:
-            grain.amount -= amount
-            self._used -= amount
+            back = min(amount, grain.amount)  # the rest was given back before, by the provider's word
+            grain.amount -= back
+            self._used -= back
 
     def remaining(self, now: float) -> float:
         """What would fit now; negative in debt."""
         self._expire(now)
         return self.capacity - self._used - self._pending
+
+    def widen(self) -> None:
+        """A request was refused although there was room: it had come before its place was free."""
+        self.margin = min(2 * self.margin, self.period / _LARGEST_MARGIN)
+
+    def resize(self, quota: float, now: float) -> None:  # noqa: ARG002 - a bucket needs to know when
+        """Go on with another quota a period; what was sent stays counted."""
+        self.quota = self.capacity = quota
+
+    def correct(self, amount: float, now: float) -> None:
+        """Somebody else took this much now; or, if negative, this much less was taken than is counted."""
+        self._expire(now)
+        if amount > 0:
+            self.take(amount, now)
+            self.send(amount, now)
+            return
+        for grain in self._grains:  # they stay, empty: whoever was sent then may still be corrected
+            if amount >= 0:
+                break
+            taken = min(-amount, grain.amount)
+            grain.amount -= taken
+            self._used -= taken
+            amount += taken
 
     def _expire(self, now: float) -> None:
         grains = self._grains

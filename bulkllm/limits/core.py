@@ -18,18 +18,17 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import Final
 
 from ..errors import ImpossibleRequest
-from .bucket import Grain, TokenBucket
+from .bucket import TokenBucket
+from .discovery import Discovered, Word, next_to_empty
+from .lanes import GRANTED, NEW, SETTLED, WAITING, Group, Lane, Ticket
+from .learned import LearnedLimits
+from .origin import Origin
 from .pool import Amounts, Pool
 from .spec import REQUESTS, RateLimit
-
-# A ticket's life.
-NEW: Final = 0
-WAITING: Final = 1
-GRANTED: Final = 2
-SETTLED: Final = 3
+from .undecided import Question, Undecided
 
 # One level of priority counts as having arrived this many seconds earlier: it goes before whoever came in the
 # meantime and after whoever has waited longer than that, so that no level starves another.
@@ -40,77 +39,9 @@ PRIORITY_SECONDS: Final = 60.0
 # time. So a bucket gives at most this much of its rate above its capacity, and only to those who waited.
 LATENESS: Final = 0.05
 
-
-class Waiter(Protocol):
-    """Whoever stands behind a ticket that waits; called without any lock held."""
-
-    def is_away(self) -> bool:
-        """Whether it could not go on now if it were woken (its event loop stands still)."""
-
-    def wake(self) -> bool:
-        """Tell it that its ticket was granted. False if it will never hear of it (its event loop is closed)."""
-
-
-class Ticket:
-    """One request's claim. Belongs to the core: nobody else changes it."""
-
-    __slots__ = ("amounts", "grains", "held_throughout", "lane", "order", "since", "state", "strict", "waiter")
-
-    def __init__(self, lane: Lane, amounts: Amounts) -> None:
-        self.lane = lane
-        self.amounts = amounts
-        self.waiter: Waiter | None = None
-        self.state = NEW
-        self.since = 0.0
-        self.order: tuple[float, int] = (0.0, 0)
-        self.grains: list[Grain] | None = None
-        self.held_throughout: frozenset[Pool] | None = None
-        self.strict = False
-
-
-class Lane:
-    """The queue of those who need the same set of pools."""
-
-    __slots__ = ("counts_tokens", "group", "in_flight", "pools", "queue", "waiting", "windows")
-
-    def __init__(self, pools: tuple[Pool, ...]) -> None:
-        self.pools = pools
-        self.windows = tuple(window for pool in pools for window in pool.windows)
-        self.counts_tokens = any(meter.dimension != REQUESTS for pool in pools for meter in pool.meters)
-        self.queue: list[tuple[tuple[float, int], Ticket]] = []
-        self.waiting = 0
-        self.in_flight = 0
-        self.group: Group
-
-    def head(self) -> Ticket | None:
-        """The first that still waits. Those who left are dropped here."""
-        queue = self.queue
-        while queue:
-            ticket = queue[0][1]
-            if ticket.state == WAITING:
-                return ticket
-            heapq.heappop(queue)
-        return None
-
-    def ready_at(self, amounts: Amounts, now: float) -> float:
-        """When all pools of the lane could let the amounts in."""
-        ready = -math.inf
-        for pool in self.pools:
-            at = pool.ready_at(amounts, now)
-            if at > ready:
-                ready = at
-        return ready
-
-
-class Group:
-    """Lanes that are connected through shared pools."""
-
-    __slots__ = ("alarm", "lanes", "waiting")
-
-    def __init__(self) -> None:
-        self.lanes: list[Lane] = []
-        self.waiting = 0
-        self.alarm = math.inf
+# How long after its grant a request is taken to be sent at the latest, where its owner says when. A busy event loop
+# sends a few tenths of a second later; whoever takes longer must not stop a bucket from refilling for others.
+LARGEST_LAG: Final = 0.5
 
 
 class _Round:
@@ -147,25 +78,55 @@ class Core:
         self.granted: list[Ticket] = []
         self.waiting = 0
         self._lanes: dict[tuple[Pool, ...], Lane] = {}
-        self._by_model: dict[str, Lane] = {}
+        self._by_model: dict[str | tuple[str, Origin], Lane] = {}
+        self.waits: dict[str, float] = {}  # seconds that requests waited, by what for
         self._alarms: list[tuple[float, int, Group]] = []
         self._serial = 0
 
-    def known_lane(self, model: str) -> Lane | None:
+    def known_lane(self, model: str, origin: Origin | None = None) -> Lane | None:
         """The lane of a model's requests, if it was asked for before. One look-up, safe without the lock."""
-        return self._by_model.get(model)
+        return self._by_model.get(model if origin is None else (model, origin))
 
-    def lane(self, model: str) -> Lane:
-        """The lane of a model's requests."""
-        lane = self._by_model.get(model)
+    def lane(
+        self, model: str, origin: Origin | None = None, *, now: float = 0.0, known: LearnedLimits | None = None
+    ) -> Lane:
+        """The lane of a model's requests.
+
+        Args:
+            model: LiteLLM's name of it.
+            origin: whose limits it falls under, if the provider's answers are heard; then they are learned.
+            now: seconds.
+            known: what was learned of them before.
+        """
+        key = model if origin is None else (model, origin)
+        lane = self._by_model.get(key)
         if lane is None:
-            pools = tuple(pool for pool in self.pools if pool.spec.matches(model))
+            pools = tuple(pool for pool in self.pools if pool.spec is not None and pool.spec.matches(model))
+            if origin is None:
+                for pool in pools:
+                    pool.suit("bucket", math.inf, now)  # there is nobody to learn from
+            else:
+                pools = (*pools, self._discover(model, origin, pools, now, known))
             lane = self._lanes.get(pools)
             if lane is None:
                 lane = self._lanes[pools] = Lane(pools)
                 self._connect(lane)
-            self._by_model[model] = lane
+            self._by_model[key] = lane
         return lane
+
+    def _discover(
+        self, model: str, origin: Origin, pools: tuple[Pool, ...], now: float, known: LearnedLimits | None
+    ) -> Discovered:
+        profile = origin.profile
+        window = None if profile.window == "unknown" else profile.window
+        for pool in pools:
+            pool.suit(window or (known.window if known is not None else None), profile.burst, now)
+        counted = [pool for pool in pools if pool.meters]
+        question = counted[0].question if counted else Question(window or (known.window if known else None))
+        found = Discovered(model, origin, question, careful=not counted, now=now)
+        if known is not None:
+            found.remember(known, now)
+        return found
 
     def request(self, ticket: Ticket, now: float, *, priority: float = 0, front: bool = False) -> bool:
         """Grant a ticket, or let it stand in line.
@@ -194,26 +155,48 @@ class Core:
         self.settle(ticket, now, None)
         return False
 
-    def stamp(self, ticket: Ticket, now: float) -> None:
-        """The request goes out now: this is when a sliding window begins to count it. The latest stamp holds."""
-        windows = ticket.lane.windows
-        if ticket.state == GRANTED and windows:
+    def stamp(self, ticket: Ticket, now: float, *, really: bool = False) -> None:
+        """The request goes out now: this is when a sliding window begins to count it. The latest stamp holds.
+
+        ``really``: its owner says that it goes out; what may come in between is on its way then.
+        """
+        if ticket.state != GRANTED:
+            return
+        lane = ticket.lane
+        windows = lane.windows
+        if windows:
             amounts = ticket.amounts
             for window, grain in zip(windows, ticket.grains or (), strict=False):
                 window.unsend(amounts[window.dimension], grain, now)
-            ticket.grains = [window.send(amounts[window.dimension], now) for window in windows]
-            if ticket.lane.group.waiting:  # what was pending has an end now
-                self._advance(ticket.lane.group, now)
+            ticket.grains = [
+                window.send(amounts[window.dimension], now + window.margin if really else now) for window in windows
+            ]
+        if lane.discovered is not None and ticket.passage is not None:
+            lane.discovered.went(ticket.passage, now, really=really)
+            if really:
+                self._sent_later(ticket, now)
+        if windows and lane.group.waiting:  # what was pending has an end now
+            self._advance(lane.group, now)
 
-    def settle(self, ticket: Ticket, now: float, actual: Amounts | None) -> None:
+    def _sent_later(self, ticket: Ticket, now: float) -> None:
+        """A provider's full bucket stays full until the request is there: ours must not begin to refill before."""
+        if ticket.full:
+            for meter, since in ticket.full:
+                meter.full_until(min(max(now, since), since + LARGEST_LAG), since)
+            ticket.full = ()
+
+    def settle(self, ticket: Ticket, now: float, actual: Amounts | None, word: Word | None = None) -> None:
         """The request is over, or given up while it waited.
 
         Args:
             ticket: settling it twice changes nothing.
             now: seconds.
             actual: what it took in the end; None gives back all of it.
+            word: what the provider's answer said of its limits.
         """
         if ticket.state == GRANTED:
+            if word is not None:
+                self.hear(ticket, now, word)
             ticket.state = SETTLED
             self._give_back(ticket, now, actual)
         elif ticket.state == WAITING:
@@ -224,6 +207,45 @@ class Core:
             return
         if ticket.lane.group.waiting:
             self._advance(ticket.lane.group, now)
+
+    def heard(self, ticket: Ticket, now: float, word: Word) -> None:
+        """An answer has begun to come, and said something already."""
+        self.hear(ticket, now, word)
+        if ticket.lane.group.waiting:
+            self._advance(ticket.lane.group, now)
+
+    def hear(self, ticket: Ticket, now: float, word: Word) -> None:
+        """Learn from an answer while its request holds its grant."""
+        discovered = ticket.lane.discovered
+        if ticket.state != GRANTED or discovered is None or ticket.passage is None:
+            return
+        explained = False
+        for question in ticket.probes:
+            if word.verdict == "let in":
+                question.let_in()
+            elif word.verdict == "refused" and not _bucket_explains(ticket, question, now):
+                question.refused()
+                explained = True
+            else:
+                question.withdrawn()
+        ticket.probes = []
+        if word.verdict == "refused" and not explained:
+            explained = self._accounts_for(ticket, discovered, now)
+        discovered.hear(ticket.passage, word, now, explained=explained)
+
+    def _accounts_for(self, ticket: Ticket, discovered: Discovered, now: float) -> bool:
+        """Whether a configured limit was next to empty, so that a refusal says no more than that clocks differ."""
+        passage = ticket.passage
+        if passage is None or not discovered.may_be_close(passage):
+            return False
+        for pool in ticket.lane.pools:
+            for meter in pool.meters:
+                if next_to_empty(meter, passage.sent_at, now):
+                    discovered.was_close(passage)
+                    for window in pool.windows:
+                        window.widen()
+                    return True
+        return False
 
     def pass_over(self, ticket: Ticket, now: float) -> None:
         """A granted ticket cannot be used by its owner now: undo the grant, so that the next may go."""
@@ -237,6 +259,16 @@ class Core:
         """Whoever was passed over is back, and takes its old place in line."""
         if ticket.state == NEW:
             self._enqueue(ticket, now)
+
+    def all_pools(self) -> tuple[Pool, ...]:
+        """All limits, the configured ones first."""
+        found = [lane.discovered for lane in self._lanes.values() if lane.discovered is not None]
+        return (*self.pools, *found)
+
+    def lanes_of(self, model: str) -> list[Lane]:
+        """All lanes of a model: of each account that was used, or the one of nobody's."""
+        found = [lane for key, lane in self._by_model.items() if key == model or key[0] == model]
+        return list(dict.fromkeys(found)) or [self.lane(model)]
 
     def due(self, now: float) -> None:
         """Grant all that has come free by the passing of time."""
@@ -308,6 +340,7 @@ class Core:
                 heapq.heappop(lane.queue)
                 self._leave(ticket)
                 self._grant(ticket, max(ready, as_of))
+                self._waited(ticket, now)
                 self.granted.append(ticket)
                 if seen.watched:
                     seen.granted(lane, now)
@@ -348,6 +381,7 @@ class Core:
                 behind = True
         if not holding:
             return ready
+        ticket.lane.held_by = _reason(holding, ticket.amounts, as_of)
         if not ticket.strict:
             before = ticket.held_throughout
             ticket.held_throughout = frozenset(holding) if before is None else before.intersection(holding)
@@ -365,14 +399,42 @@ class Core:
     def _grant(self, ticket: Ticket, now: float) -> None:
         ticket.state = GRANTED
         amounts = ticket.amounts
-        ticket.lane.in_flight += 1
-        for pool in ticket.lane.pools:
+        lane = ticket.lane
+        lane.in_flight += 1
+        discovered = lane.discovered
+        if discovered is not None:
+            ticket.full = tuple(
+                (meter, now)
+                for pool in lane.pools
+                for meter in pool.live
+                if isinstance(meter, TokenBucket) and meter.remaining(now) >= meter.capacity
+            )
+        for pool in lane.pools:
             pool.in_flight += 1
             for meter in pool.meters:
                 meter.take(amounts[meter.dimension], now)
+            if pool.question.probing:
+                pool.question.probe()
+                ticket.probes.append(pool.question)
+        if discovered is not None:
+            ticket.passage = discovered.let_go(amounts, now)
+            if discovered.question.probing:
+                discovered.question.probe()
+                ticket.probes.append(discovered.question)
+
+    def _waited(self, ticket: Ticket, now: float) -> None:
+        """Keep the books of what time goes on."""
+        ticket.held_by = reason = ticket.lane.held_by
+        self.waits[reason] = self.waits.get(reason, 0.0) + now - ticket.since
 
     def _give_back(self, ticket: Ticket, now: float, actual: Amounts | None) -> None:
         lane = ticket.lane
+        for question in ticket.probes:  # nothing was heard of it
+            question.withdrawn()
+        ticket.probes = []
+        if lane.discovered is not None and ticket.passage is not None:
+            lane.discovered.over(ticket.passage, actual, now)
+            ticket.passage = None
         if lane.windows and ticket.grains is None and actual is not None:
             amounts = ticket.amounts  # nobody told when it was sent: no later than now
             ticket.grains = [window.send(amounts[window.dimension], now) for window in lane.windows]
@@ -401,7 +463,7 @@ class Core:
                 if amounts[meter.dimension] > meter.quota and meter.dimension != REQUESTS:
                     raise ImpossibleRequest(
                         f"the request needs {amounts[meter.dimension]:g} of {meter.name}, but limit "
-                        f"{pool.spec.name!r} gives {meter.quota:g} in all; make the request smaller (its input or its "
+                        f"{pool.name!r} gives {meter.quota:g} in all; make the request smaller (its input or its "
                         f"max_tokens) or raise the limit"
                     )
 
@@ -427,3 +489,20 @@ class Core:
             absorbed.alarm = math.inf  # its alarm would see to these lanes alone, past those who stand before them
         lane.group = group
         group.lanes.append(lane)
+
+
+def _bucket_explains(ticket: Ticket, question: Question, now: float) -> bool:
+    """Whether a bucket would have been next to empty too, so that the refusal does not speak for a window."""
+    sent_at = now if ticket.passage is None else ticket.passage.sent_at
+    return any(
+        next_to_empty(meter.bucket, sent_at, now)
+        for pool in ticket.lane.pools
+        for meter in pool.live
+        if isinstance(meter, Undecided) and meter.question is question
+    )
+
+
+def _reason(holding: list[Pool], amounts: Amounts, now: float) -> str:
+    """What holds a request up longest: a limit and its dimension."""
+    pool = max(holding, key=lambda pool: pool.ready_at(amounts, now)) if len(holding) > 1 else holding[0]
+    return f"{pool.bottleneck(amounts, now)} of {pool.name}"

@@ -7,6 +7,8 @@ provider says.
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +25,11 @@ _FIRST_OUTPUT: Final = 512.0
 # How many calls the running averages look back upon.
 _MEMORY: Final = 50.0
 
+# Answers are as long as nearly all of the last ones, looked at anew after every few.
+_NEARLY_ALL: Final = 0.95
+_LENGTHS: Final = 128
+_LENGTHS_EVERY: Final = 16
+
 # Images and other parts that are not text count as this many characters.
 _CHARACTERS_PER_PART: Final = 3000
 
@@ -38,12 +45,15 @@ class Estimate:
         output_tokens: of the answer: the request's own bound if it has one.
         characters: of the prompt, for :meth:`TokenEstimator.learn`.
         bounded: the answer cannot be longer than that.
+        likely_output: what nearly all answers of the model stay below, once enough were seen; never more than
+            ``output_tokens``.
     """
 
     input_tokens: float
     output_tokens: float
     characters: int
     bounded: bool = False
+    likely_output: float = 0.0
 
 
 class TokenEstimator:
@@ -61,7 +71,7 @@ class TokenEstimator:
         output_tokens = calibration.output_tokens if bound is None else bound * _answers(options)
         if "input" in options and "messages" not in options and "max_output_tokens" not in options:
             output_tokens = calibration.output_tokens if calibration.answers else 0.0  # an embedding has no output
-        return Estimate(input_tokens, output_tokens, characters, bounded=bound is not None)
+        return Estimate(input_tokens, output_tokens, characters, bound is not None, calibration.likely(output_tokens))
 
     def learn(self, model: str, characters: int, input_tokens: int, output_tokens: int) -> None:
         """Take the real usage of a call of so many characters into account."""
@@ -72,13 +82,20 @@ class TokenEstimator:
 
 
 class _Calibration:
-    __slots__ = ("answers", "characters_per_token", "output_tokens", "weight")
+    __slots__ = ("_lengths", "_number", "answers", "characters_per_token", "most_outputs", "output_tokens", "weight")
 
     def __init__(self) -> None:
         self.characters_per_token = _CHARACTERS_PER_TOKEN
         self.output_tokens = _FIRST_OUTPUT
         self.weight = 0.0
         self.answers = False
+        self.most_outputs = math.inf
+        self._lengths: deque[int] = deque(maxlen=_LENGTHS)
+        self._number = 0
+
+    def likely(self, bound: float) -> float:
+        """What nearly all answers stay below, at most the bound."""
+        return min(bound, self.most_outputs)
 
     def learn(self, characters: int, input_tokens: int, output_tokens: int) -> None:
         self.weight = min(self.weight + 1, _MEMORY)
@@ -89,6 +106,11 @@ class _Calibration:
             self.characters_per_token += share * (min(max(seen, 0.5), 10.0) - self.characters_per_token)
         self.output_tokens += share * (output_tokens - self.output_tokens)
         self.answers = self.answers or output_tokens > 0
+        self._lengths.append(output_tokens)
+        self._number += 1
+        if self._number % _LENGTHS_EVERY == 0:
+            ordered = sorted(self._lengths.copy())  # another thread may append meanwhile
+            self.most_outputs = float(ordered[int(_NEARLY_ALL * (len(ordered) - 1))])
 
 
 _FRESH: Final = _Calibration()

@@ -17,13 +17,17 @@ from collections.abc import Callable, Iterable
 
 from ..errors import ConfigError
 from .alarm import Alarm
-from .core import Core, Lane, Ticket, Waiter
+from .core import Core
+from .discovery import Discovered, Word
+from .lanes import Lane, Ticket, Waiter
+from .memory import DEFAULT_MEMORY, LimitMemory
+from .origin import Origin
 from .pool import Amounts
-from .reservation import PASS_OVER, SETTLE, STAMP, Reservation, amounts_of
+from .reservation import HEARD, PASS_OVER, SENT, SETTLE, STAMP, Reservation, amounts_of
 from .spec import RateLimit
-from .status import LimitStatus, PoolStatus, QuotaStatus
+from .status import LimitStatus, status_of
 
-_News = tuple[int, Ticket, Amounts | None]
+_News = tuple[int, Ticket, Amounts | None, Word | None]
 
 
 class RateLimiter:
@@ -34,6 +38,9 @@ class RateLimiter:
     Args:
         limits: the limits; a single one may stand without a list.
         clock: seconds, monotonic. Tests pass their own.
+        learn: whether to learn from what providers answer to a client's calls: limits that nobody configured, what is
+            left of them, refusals. What is learned is remembered in the user's state directory.
+        memory: where that is remembered instead; None in a limiter that is to forget.
         **limit: instead of ``limits``, the keywords of one :class:`RateLimit` for all models: ``RateLimiter(rpm=500)``.
 
     Raises:
@@ -45,6 +52,8 @@ class RateLimiter:
         limits: RateLimit | Iterable[RateLimit] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        learn: bool = True,
+        memory: LimitMemory | None = DEFAULT_MEMORY,
         **limit: float | None,
     ) -> None:
         specs = [limits] if isinstance(limits, RateLimit) else list(limits or ())
@@ -54,6 +63,8 @@ class RateLimiter:
             if not isinstance(spec, RateLimit):
                 raise ConfigError(f"RateLimiter takes RateLimit objects, not {spec!r}")
         self.limits = tuple(specs)
+        self.learns = learn
+        self._memory = memory if learn else None
         self._clock = clock
         self._core = Core(specs)
         self._lock = threading.Lock()
@@ -72,6 +83,7 @@ class RateLimiter:
         timeout: float | None = None,
         priority: float = 0,
         front: bool = False,
+        origin: Origin | None = None,
     ) -> Reservation:
         """A reservation to enter: ``with limiter.reserve(...)`` or ``async with limiter.reserve(...)``.
 
@@ -84,11 +96,19 @@ class RateLimiter:
             timeout: seconds to wait at most; None waits as long as it takes.
             priority: each level counts as having arrived a minute earlier.
             front: go before all others, as a retry of a request that the provider refused.
+            origin: whose limits the request falls under, if the reservation will be told what the provider answers:
+                then limits are learned besides those that were configured.
 
         Raises:
             ConfigError: a number of tokens is negative or not a number.
         """
-        return Reservation(self, model, amounts_of(input_tokens, output_tokens), timeout, priority, front)
+        return Reservation(self, model, amounts_of(input_tokens, output_tokens), timeout, priority, front, origin)
+
+    def reserve_for(
+        self, model: str, origin: Origin, amounts: Amounts, *, timeout: float | None, priority: float, front: bool
+    ) -> Reservation:
+        """As :meth:`reserve`, for whoever knows already what the provider counts."""
+        return Reservation(self, model, amounts, timeout, priority, front, origin)
 
     def try_reserve(self, model: str, *, input_tokens: float = 0, output_tokens: float = 0) -> Reservation | None:
         """A reservation that is granted already, or None if it would have to wait or to overtake somebody.
@@ -98,11 +118,12 @@ class RateLimiter:
         """
         reservation = self.reserve(model, input_tokens=input_tokens, output_tokens=output_tokens)
         core = self._core
+        lane = self._lane(model)
         try:
             with self._lock:
                 self._take_in()
                 now = self._clock()
-                ticket = Ticket(core.lane(model), reservation._amounts)
+                ticket = Ticket(lane, reservation._amounts)
                 granted = core.try_request(ticket, now)
                 if granted:
                     core.stamp(ticket, now)
@@ -118,33 +139,24 @@ class RateLimiter:
             self._take_in()
             now = self._clock()
             core.due(now)
-            lane = core if model is None else core.lane(model)
-            waiting, in_flight = lane.waiting, lane.in_flight
-            states = tuple(
-                PoolStatus(
-                    limit=pool.spec,
-                    quotas={m.name: QuotaStatus(m.quota, m.remaining(now), m.period) for m in pool.meters},
-                    in_flight=pool.in_flight,
-                    waiting=core.waiting_for(pool),
-                )
-                for pool in lane.pools
-            )
+            status = status_of(core, model, now)
         self._after()
-        return LimitStatus(model, states, waiting, in_flight)
+        return status
 
-    def holds(self, model: str) -> bool:
-        """Whether any limit holds for a model. Cheap."""
-        return bool(self._lane(model).pools)
+    def holds(self, model: str, origin: Origin | None = None) -> bool:
+        """Whether any limit holds for a model, or one may be learned. Cheap."""
+        return bool(self._lane(model, origin).pools)
 
-    def counts_tokens(self, model: str) -> bool:
+    def counts_tokens(self, model: str, origin: Origin | None = None) -> bool:
         """Whether any limit of a model counts tokens, so that an estimate is worth making. Cheap."""
-        return self._lane(model).counts_tokens
+        return self._lane(model, origin).counts_tokens
 
-    def _lane(self, model: str) -> Lane:
-        lane = self._core.known_lane(model)
+    def _lane(self, model: str, origin: Origin | None = None) -> Lane:
+        lane = self._core.known_lane(model, origin)
         if lane is None:
+            known = None if origin is None or self._memory is None else self._memory.recall(origin, model)
             with self._lock:
-                lane = self._core.lane(model)
+                lane = self._core.lane(model, origin, now=self._clock(), known=known)
             self._after()
         return lane
 
@@ -156,12 +168,15 @@ class RateLimiter:
     def _request(self, reservation: Reservation, make_waiter: Callable[[], Waiter]) -> Waiter | None:
         """Ask for a grant. Returns what will be woken if it must be waited for."""
         core = self._core
+        lane = core.known_lane(reservation.model, reservation.origin)
+        if lane is None:
+            lane = self._lane(reservation.model, reservation.origin)
         try:
             with self._lock:
                 if self._news:
                     self._take_in()
                 now = self._clock()
-                ticket = reservation._ticket = Ticket(core.lane(reservation.model), reservation._amounts)
+                ticket = reservation._ticket = Ticket(lane, reservation._amounts)
                 if core.request(ticket, now, priority=reservation.priority, front=reservation.front):
                     core.stamp(ticket, now)
                 else:
@@ -185,9 +200,9 @@ class RateLimiter:
             self._alarm.forward(self._core.next_alarm())
         self._after()
 
-    def _post(self, what: int, ticket: Ticket, actual: Amounts | None = None) -> None:
+    def _post(self, what: int, ticket: Ticket, actual: Amounts | None = None, word: Word | None = None) -> None:
         """Hand in news without ever waiting; safe in a finaliser."""
-        self._news.append((what, ticket, actual))
+        self._news.append((what, ticket, actual, word))
         self._after()
 
     # -- under the lock, and right after it ------------------------------------------------------------------
@@ -198,15 +213,28 @@ class RateLimiter:
         core = self._core
         now = self._clock()
         while news:
-            what, ticket, actual = news.popleft()
+            what, ticket, actual, word = news.popleft()
             if what == SETTLE:
-                core.settle(ticket, now, actual)
+                core.settle(ticket, now, actual, word)
+            elif what == SENT:
+                core.stamp(ticket, now, really=True)
             elif what == STAMP:
                 core.stamp(ticket, now)
+            elif what == HEARD:
+                if word is not None:
+                    core.heard(ticket, now, word)
             else:
                 core.pass_over(ticket, now)
+            if word is not None and (discovered := ticket.lane.discovered) is not None and discovered.news:
+                self._learned(discovered)
         if core.waiting:
             self._alarm.forward(core.next_alarm())
+
+    def _learned(self, discovered: Discovered) -> None:
+        """With the lock: have something remembered. Writing is not done here."""
+        discovered.news = False
+        if self._memory is not None:
+            self._memory.note(discovered.origin, discovered.name, discovered.knowledge())
 
     def _after(self) -> None:
         """Without the lock: see to news that came while it was held, and wake those who were granted."""
@@ -226,9 +254,9 @@ class RateLimiter:
         waiter = ticket.waiter
         if waiter is not None:
             if waiter.is_away():  # told before it is woken, so that it finds it told
-                self._news.append((PASS_OVER, ticket, None))
+                self._news.append((PASS_OVER, ticket, None, None))
             if not waiter.wake():
-                self._news.append((SETTLE, ticket, None))
+                self._news.append((SETTLE, ticket, None, None))
 
     def _ring(self) -> None:
         """In the alarm's thread: grant what has come free."""

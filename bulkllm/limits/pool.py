@@ -3,25 +3,79 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from .bucket import Meter, SlidingWindow, TokenBucket
-from .spec import RateLimit
+from .spec import DAY, INPUT_TOKENS, OUTPUT_TOKENS, REQUESTS, TOTAL_TOKENS, RateLimit, Window
+from .undecided import Question, Undecided
+
+WHOLE: Final = 60.0
+"""A profile's ``burst`` of a minute: a continuous bucket is kept, and a whole period's quota may go at once."""
+
+DIMENSIONS: Final = {
+    "rpm": REQUESTS,
+    "tpm": TOTAL_TOKENS,
+    "itpm": INPUT_TOKENS,
+    "otpm": OUTPUT_TOKENS,
+    "rpd": REQUESTS,
+    "tpd": TOTAL_TOKENS,
+}
+"""Which of a request's amounts each quota counts."""
 
 Amounts = tuple[float, float, float, float]
 """What a request takes of each dimension: requests, tokens in all, input tokens, output tokens."""
 
 
 class Pool:
-    """The state of one limit."""
+    """The state of one limit.
 
-    __slots__ = ("in_flight", "max_in_flight", "meters", "spec", "windows")
+    Args:
+        spec: the limit, if it was configured.
+        name: what it is called; the limit's own name unless given.
+    """
 
-    def __init__(self, spec: RateLimit) -> None:
+    __slots__ = ("in_flight", "max_in_flight", "meters", "name", "question", "spec", "windows")
+
+    def __init__(self, spec: RateLimit | None, name: str = "") -> None:
         self.spec = spec
+        self.name = spec.name if spec is not None else name
         self.in_flight = 0
-        self.max_in_flight = math.inf if spec.max_in_flight is None else spec.max_in_flight
-        self.meters = _meters(spec)
+        self.max_in_flight = math.inf
+        self.question = Question("bucket")
+        self.meters: tuple[Meter, ...] = ()
+        if spec is not None:
+            self.question = Question(spec.window)
+            self.meters = _meters(spec, self.question)
+            if spec.max_in_flight is not None:
+                self.max_in_flight = spec.max_in_flight
         self.windows = tuple(meter for meter in self.meters if isinstance(meter, SlidingWindow))
+
+    @property
+    def live(self) -> tuple[Meter, ...]:
+        """All that bounds this pool over time."""
+        return self.meters
+
+    def suit(self, window: Window | None, burst: float, now: float) -> None:
+        """Take over how a provider counts, where the user did not say; before the first request only.
+
+        Args:
+            window: None leaves the question open.
+            burst: seconds of a quota of requests that may start at once; :data:`WHOLE` or more for all of it.
+            now: seconds.
+        """
+        spec = self.spec
+        if spec is None:
+            return
+        if window is not None and self.question.answer is None:
+            self.question.answer = window
+            if not self.in_flight and not any(meter.remaining(now) < meter.capacity for meter in self.meters):
+                self.meters = _meters(spec, self.question)  # nothing was counted yet: plain meters will do
+                self.windows = tuple(meter for meter in self.meters if isinstance(meter, SlidingWindow))
+        if spec.burst is None and burst < WHOLE:
+            for meter in self.meters:
+                if meter.name == "rpm" and isinstance(meter, TokenBucket) and burst < meter.period:
+                    size = max(1.0, meter.quota * burst / meter.period)
+                    meter.resize(meter.quota, min(size, meter.capacity), now)
 
     def ready_at(self, amounts: Amounts, now: float) -> float:
         """When this pool could let the amounts in: ``now`` or earlier is at once, infinity hangs on an event."""
@@ -34,6 +88,12 @@ class Pool:
                 ready = at
         return ready
 
+    def bottleneck(self, amounts: Amounts, now: float) -> str:
+        """What of it holds a request up longest."""
+        if self.in_flight >= self.max_in_flight or not self.meters:
+            return "in flight"
+        return max(self.meters, key=lambda meter: meter.ready_at(amounts[meter.dimension], now)).name
+
     def delays(self, first: Amounts, second: Amounts, until: float, now: float) -> bool:
         """Whether the second could go only after ``until`` in this pool if the first went now."""
         return self.in_flight + 1 >= self.max_in_flight or any(
@@ -41,14 +101,17 @@ class Pool:
         )
 
 
-def _meters(spec: RateLimit) -> tuple[Meter, ...]:
+def _meters(spec: RateLimit, question: Question) -> tuple[Meter, ...]:
     meters: list[Meter] = []
     for name, dimension, amount, period in spec.quotas:
-        if spec.window == "sliding":
+        burst = spec.burst if name == "rpm" else None  # a day's quota is not doled out over the day
+        if question.answer == "bucket" or (question.answer is None and period >= DAY):
+            meters.append(TokenBucket(name, dimension, amount, period, capacity=burst))
+            continue
+        if question.answer == "sliding":
             meters.append(SlidingWindow(name, dimension, amount, period))
-            if name == "rpm" and spec.burst is not None and spec.burst < amount:
-                meters.append(TokenBucket(f"{name} burst", dimension, amount, period, capacity=spec.burst))
         else:
-            capacity = spec.burst if name == "rpm" else None  # a day's quota is not doled out over the day
-            meters.append(TokenBucket(name, dimension, amount, period, capacity=capacity))
+            meters.append(Undecided(name, dimension, amount, period, question))
+        if burst is not None and burst < amount:
+            meters.append(TokenBucket(f"{name} burst", dimension, amount, period, capacity=burst))
     return tuple(meters)

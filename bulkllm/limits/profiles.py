@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from datetime import date
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal, get_args
+from urllib.parse import urlsplit
 
 from ..errors import ConfigError
 
 ResetFormat = Literal["duration", "seconds", "timestamp"]
 ProfileWindow = Literal["bucket", "sliding", "unknown"]
-Charges = Literal["max_tokens", "output"]
+Charges = Literal["max_tokens", "prompt+max_tokens", "output", "unknown"]
 CachedInput = Literal["counts", "free"]
 FailedTokens = Literal["count", "free"]
 
@@ -69,6 +70,7 @@ class Profile:
 
     name: str
     providers: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     as_of: date | None = None
     source: str = ""
     window: ProfileWindow = "unknown"
@@ -97,14 +99,39 @@ _registered: dict[str, Profile] = {}
 
 
 def register_profile(profile: Profile) -> None:
-    """Have a profile of your own used for its ``providers`` (LiteLLM's names), before those that are shipped."""
-    for provider in profile.providers:
+    """Have a profile of your own used before those that are shipped.
+
+    It holds for its ``providers`` (LiteLLM's names), and for every endpoint on one of its ``hosts``.
+    """
+    for provider in profile.providers or (profile.name,):
         _registered[provider] = profile
 
 
 def profile_of(provider: str) -> Profile:
     """The profile of a provider, by LiteLLM's name of it; a careful one for a provider that is not known."""
     return _registered.get(provider) or shipped().get(provider) or _unknown()
+
+
+def profile_for(provider: str, endpoint: str = "") -> Profile:
+    """The profile of a provider at an endpoint.
+
+    A profile of your own that names the endpoint's host among its ``hosts`` goes first. What stands behind any other
+    address than the provider's own only speaks its language: its header names are read, and nothing else is assumed.
+    """
+    host = urlsplit(endpoint).hostname or ""
+    if not host:
+        return profile_of(provider)
+    for profile in _registered.values():
+        if any(_is_of(host, known) for known in profile.hosts):
+            return profile
+    profile = profile_of(provider)
+    if provider in _registered or any(_is_of(host, known) for known in profile.hosts):
+        return profile
+    return replace(_unknown(), headers=profile.headers or _unknown().headers)
+
+
+def _is_of(host: str, known: str) -> bool:
+    return host == known or host.endswith(f".{known}")
 
 
 @cache
@@ -117,7 +144,7 @@ def shipped() -> Mapping[str, Profile]:
 
 @cache
 def _unknown() -> Profile:
-    return Profile(name="unknown", window="unknown", burst=60.0, headers=shipped()[_CAREFUL].headers)
+    return Profile(name="unknown", window="unknown", burst=60.0, charges="unknown", headers=shipped()[_CAREFUL].headers)
 
 
 def profile_from(entry: Mapping[str, Any]) -> Profile:
@@ -129,7 +156,8 @@ def profile_from(entry: Mapping[str, Any]) -> Profile:
     known = dict(entry)
     where = f"profile {known.get('name', '?')!r}"
     headers = tuple(_made(HeaderNames, table, f"{where}, header") for table in known.pop("header", ()))
-    known["providers"] = tuple(known.get("providers", ()))
+    for several in ("providers", "hosts"):
+        known[several] = tuple(known.get(several, ()))
     profile: Profile = _made(Profile, {**known, "headers": headers}, where)
     return profile
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final, Self, cast
 
 from .._waiters import TaskWaiter, ThreadWaiter
 from ..errors import ConfigError, LimitTimeout
-from .core import GRANTED, Ticket
+from .discovery import Word
+from .lanes import GRANTED, Ticket
+from .origin import Origin
 from .pool import Amounts
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 SETTLE: Final = 0
 STAMP: Final = 1
 PASS_OVER: Final = 2
+SENT: Final = 3
+HEARD: Final = 4
 
 
 class Reservation:
@@ -43,8 +47,10 @@ class Reservation:
         "_timeout",
         "front",
         "model",
+        "origin",
         "priority",
         "waited",
+        "waited_for",
     )
 
     def __init__(
@@ -55,11 +61,14 @@ class Reservation:
         timeout: float | None,
         priority: float,
         front: bool,
+        origin: Origin | None = None,
     ) -> None:
         self.model = model
+        self.origin = origin
         self.priority = priority
         self.front = front
         self.waited = 0.0
+        self.waited_for = ""
         self._limiter = limiter
         self._amounts = amounts
         self._timeout = timeout
@@ -127,7 +136,8 @@ class Reservation:
             raise LimitTimeout(
                 f"no quota for {self.model} within {self._timeout:g} s; raise the limit or the timeout, or ask for less"
             )
-        if ticket.lane.windows:
+        self.waited_for = ticket.held_by
+        if ticket.lane.windows or ticket.lane.discovered is not None:
             self._limiter._post(STAMP, ticket)
 
     # -- using it up -----------------------------------------------------------------------------------------
@@ -136,11 +146,21 @@ class Reservation:
         """Say that the request goes out now. From here on it stays counted, whatever becomes of it."""
         self._sent = True
         ticket = self._ticket
-        if ticket is not None and ticket.lane.windows:
-            self._limiter._post(STAMP, ticket)
+        if ticket is not None and (ticket.lane.windows or ticket.lane.discovered is not None):
+            self._limiter._post(SENT, ticket)
 
-    def reconcile(self, *, input_tokens: float | None = None, output_tokens: float | None = None) -> None:
+    def heard(self, word: Word) -> None:
+        """Say what the provider's answer says of its limits, while the request is still under way (a stream)."""
+        ticket = self._ticket
+        if ticket is not None and ticket.lane.discovered is not None:
+            self._limiter._post(HEARD, ticket, None, word)
+
+    def reconcile(
+        self, *, input_tokens: float | None = None, output_tokens: float | None = None, word: Word | None = None
+    ) -> None:
         """Settle with what the request really used; what is not given counts as estimated. May go into debt.
+
+        ``word``: what the provider's answer says of its limits.
 
         Raises:
             ConfigError: a number of tokens is negative or not a number; nothing is settled.
@@ -148,22 +168,26 @@ class Reservation:
         _, _, estimated_input, estimated_output = self._amounts
         used_input = estimated_input if input_tokens is None else input_tokens
         used_output = estimated_output if output_tokens is None else output_tokens
-        self._settle(amounts_of(used_input, used_output))
+        self._settle(amounts_of(used_input, used_output), word)
 
-    def release(self, *, keep_tokens: bool = True) -> None:
+    def charge(self, amounts: Amounts, word: Word | None = None) -> None:
+        """Settle with what the provider counted, in all dimensions."""
+        self._settle(amounts, word)
+
+    def release(self, *, keep_tokens: bool = True, word: Word | None = None) -> None:
         """Settle a request that was sent and failed: it stays counted, its tokens if ``keep_tokens``."""
-        self._settle(self._amounts if keep_tokens else (1.0, 0.0, 0.0, 0.0))
+        self._settle(self._amounts if keep_tokens else (1.0, 0.0, 0.0, 0.0), word)
 
     def refund(self) -> None:
         """Settle a request that was never sent: everything is given back."""
         self._settle(None)
 
-    def _settle(self, actual: Amounts | None) -> None:
+    def _settle(self, actual: Amounts | None, word: Word | None = None) -> None:
         ticket = self._ticket
         if ticket is not None:
             self._ticket = None
             self._sent = False  # it may be entered again
-            self._limiter._post(SETTLE, ticket, actual)
+            self._limiter._post(SETTLE, ticket, actual, word)
 
     # -- as a context ----------------------------------------------------------------------------------------
 

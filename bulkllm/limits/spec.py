@@ -50,7 +50,8 @@ class RateLimit:
         burst: how many of the requests of ``rpm`` may start at once after a pause; one period's quota unless said
             otherwise. Tokens may always burst one period's quota, and a day's quota may be used up at once.
         window: how the provider counts: ``"bucket"`` is refilled continuously, ``"sliding"`` counts the trailing
-            ``period`` exactly.
+            ``period`` exactly. None takes it from the provider's profile; where nobody knows, a client finds it out
+            by sending one request that only a bucket would let in, and a limiter used by itself takes a bucket.
         period: seconds that rpm, tpm, itpm and otpm speak of.
         name: what status and messages call it; made from the patterns unless given.
 
@@ -67,7 +68,7 @@ class RateLimit:
     tpd: float | None = None
     max_in_flight: int | None = None
     burst: float | None = None
-    window: Window = "bucket"
+    window: Window | None = None
     period: float = 60.0
     name: str = ""
     _matchers: tuple[tuple[re.Pattern[str], bool], ...] = field(init=False, repr=False, compare=False, default=())
@@ -84,7 +85,7 @@ class RateLimit:
         tpd: float | None = None,
         max_in_flight: int | None = None,
         burst: float | None = None,
-        window: Window = "bucket",
+        window: Window | None = None,
         period: float = 60.0,
         name: str | None = None,
     ) -> None:
@@ -113,8 +114,8 @@ class RateLimit:
             raise ConfigError(f"RateLimit(burst={self.burst!r}) bounds how much of rpm may start at once: give rpm too")
         if self.max_in_flight is not None and self.max_in_flight != int(self.max_in_flight):
             raise ConfigError(f"RateLimit(max_in_flight={self.max_in_flight!r}) must be a whole number")
-        if self.window not in ("bucket", "sliding"):
-            raise ConfigError(f"RateLimit(window={self.window!r}) must be 'bucket' or 'sliding'")
+        if self.window not in (None, "bucket", "sliding"):
+            raise ConfigError(f"RateLimit(window={self.window!r}) must be 'bucket', 'sliding' or None")
         if self.window == "sliding" and min(self.rpm or 1, self.rpd or 1) < 1:
             raise ConfigError("a sliding window cannot hold less than one request: give a longer period instead")
         if not self.quotas and self.max_in_flight is None:

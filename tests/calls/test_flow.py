@@ -86,6 +86,9 @@ class HandLane:
     def timed_out(self, call: Call) -> Exception:
         return TimeoutError(f"{call.timeout}")
 
+    def headers(self, response: Any) -> None:
+        return None
+
     def answer(self, call: Call, response: Any) -> Answer:
         answer: Answer = response.told
         return answer

@@ -30,9 +30,7 @@ def client() -> bulkllm.Client:
     return bulkllm.Client(cache=bulkllm.Cache(memory=True))
 
 
-async def ask_together(
-    client: bulkllm.Client, server: FakeProvider, count: int, **options: Any
-) -> list[Any]:
+async def ask_together(client: bulkllm.Client, server: FakeProvider, count: int, **options: Any) -> list[Any]:
     asked = (
         client.acompletion(MODEL, ASK, **{"api_base": server.openai_base, "api_key": "k", **options})
         for _ in range(count)

@@ -46,6 +46,9 @@ DROPPED = """
             return Thing(_hidden_params={})
         def failure(self, error): return failure_of(error)
         def timed_out(self, call): return TimeoutError()
+        def headers(self, response: object) -> None:
+            return None
+
         def answer(self, call, response): return Answer(usage=Usage(3, 2), cost=0.0)
         def streamed_answer(self, call, fold, stream): return Answer(usage=Usage(3, 2), cost=0.0)
         def from_cache(self, stream): return False

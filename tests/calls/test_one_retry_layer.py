@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bulkllm import Client, ConfigError, RateLimit, RetryPolicy, _litellm
+from bulkllm import Client, ConfigError, RateLimit, RateLimiter, RetryPolicy, _litellm
 from bulkllm.calls import record_of, record_of_error
 from bulkllm.testing import FakeProvider, Fault
 
@@ -240,7 +240,8 @@ def test_a_date_is_a_wait_too(canned: CannedServer, monkeypatch: pytest.MonkeyPa
     canned.script = refuse_then_answer(lambda: {"retry-after": formatdate(time.time() + 100, usegmt=True)})
     slept: list[float] = []
     monkeypatch.setattr("bulkllm.calls.effects.time.sleep", slept.append)
-    Client().completion("openai/m", MESSAGES, api_base=canned.url, api_key="k")
+    client = Client(RateLimiter(learn=False))  # one that listens waits for the pool to open, not for this call alone
+    client.completion("openai/m", MESSAGES, api_base=canned.url, api_key="k")
     assert len(slept) == 1
     assert 95 < slept[0] < 111
 
@@ -255,7 +256,7 @@ def test_geminis_wait_stands_in_its_body(canned: CannedServer, monkeypatch: pyte
     slept: list[float] = []
     monkeypatch.setattr("bulkllm.calls.effects.time.sleep", slept.append)
     with pytest.raises(_litellm.load().RateLimitError):
-        Client(retry=RetryPolicy(max_attempts=2)).completion(
+        Client(RateLimiter(learn=False), retry=RetryPolicy(max_attempts=2)).completion(
             "gemini/gemini-2.5-flash", MESSAGES, api_base=f"{canned.url}/v1", api_key="k"
         )
     assert len(canned.seen) == 2

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 import pytest
 
 from bulkllm.errors import ImpossibleRequest
-from bulkllm.limits.core import GRANTED, NEW, SETTLED, WAITING, Core, Ticket
+from bulkllm.limits.core import Core
+from bulkllm.limits.lanes import GRANTED, NEW, SETTLED, WAITING, Ticket
 from bulkllm.limits.spec import RateLimit, Window
 
 A_BIT = 1e-6

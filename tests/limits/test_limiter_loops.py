@@ -15,7 +15,7 @@ import pytest
 
 from bulkllm.errors import LimitTimeout
 from bulkllm.limits import RateLimit, RateLimiter, Reservation
-from bulkllm.limits.core import WAITING, Ticket
+from bulkllm.limits.lanes import WAITING, Ticket
 
 
 class Clock:

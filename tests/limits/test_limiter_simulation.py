@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from bulkllm.errors import ImpossibleRequest
 from bulkllm.limits.bucket import TokenBucket
-from bulkllm.limits.core import GRANTED, LATENESS, NEW, WAITING, Core, Ticket
+from bulkllm.limits.core import LATENESS, Core
+from bulkllm.limits.lanes import GRANTED, NEW, WAITING, Ticket
 from bulkllm.limits.pool import Amounts, Pool
 from bulkllm.limits.spec import RateLimit
 

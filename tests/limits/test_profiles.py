@@ -109,7 +109,7 @@ def test_every_entry_says_where_it_comes_from_and_when() -> None:
 def test_an_unknown_provider_counts_carefully_and_its_headers_are_read_in_the_common_names() -> None:
     profile = profile_of("somebody-new")
     assert profile.window == "unknown"
-    assert profile.charges == "max_tokens"
+    assert profile.charges == "unknown"
     assert observe(profile, {"x-ratelimit-limit-requests": "10"}, NOW)[0].limit == 10
 
 

@@ -1,0 +1,342 @@
+"""What a provider has shown of its limits for one model and account: the pool that nobody configured.
+
+It begins with nothing (or with what was remembered of the last run) and learns from every answer: quotas that headers
+tell and what is left of them, a time until which nothing goes after a refusal, a pace where nobody tells a limit, and
+how many requests an overloaded provider bears. Only arithmetic may live here, as in :mod:`.bucket`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Final, Literal, NamedTuple
+
+from .bucket import Meter, TokenBucket
+from .crowd import Crowd
+from .feedback import Observation
+from .learned import LearnedLimits
+from .origin import Origin
+from .pace import Pace
+from .pool import DIMENSIONS, WHOLE, Amounts, Pool
+from .spec import REQUESTS, Window
+from .tracked import SHUFFLED, Claim, Tracked
+from .undecided import Question
+
+# Seconds that nothing goes after so many refusals in a row which do not say how long, doubled while nothing is let in.
+_IN_A_ROW: Final = 2
+_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 64.0
+
+# So large a share of the last requests refused, and there is a limit that the provider does not tell.
+_OFTEN: Final = 0.2
+_LAST_ONES: Final = 50
+
+# The lag between a grant and its sending: how slowly it is forgotten, how much it counts for, and at most.
+_LAG_FADES: Final = 0.98
+_LAG_COUNTS: Final = 3.0
+_LARGEST_SHUFFLED: Final = 2.0
+
+# A refusal by a limit that was next to empty tells no more than that two clocks differ a little, but not if it
+# comes again within so many requests.
+_RARE: Final = 50
+_NEXT_TO_EMPTY: Final = 2.0
+
+
+class Word(NamedTuple):
+    """What an answer said of the limits.
+
+    Attributes:
+        verdict: the request was let in, refused for now, or met a provider without capacity.
+        told: what the headers say.
+        retry_after: seconds that the provider asks to wait, if it does.
+    """
+
+    verdict: Literal["let in", "refused", "overloaded"]
+    told: tuple[Observation, ...] = ()
+    retry_after: float | None = None
+
+
+LET_IN: Final = Word("let in")
+
+
+class Knowledge(NamedTuple):
+    """What is worth remembering: quotas with their periods, by name; how they count; a pace in requests a second."""
+
+    quotas: dict[str, tuple[float, float]]
+    window: Window | None
+    rate: float | None
+
+
+class Passage:
+    """One granted request, as this pool sees it."""
+
+    __slots__ = ("claims", "granted_at", "number", "sent_at", "trial")
+
+    def __init__(self, claims: list[Claim], number: int, trial: bool, now: float) -> None:
+        self.claims = claims
+        self.granted_at = now
+        self.number = number
+        self.sent_at = -math.inf
+        self.trial = trial
+
+
+class Discovered(Pool):
+    """The limits of one model at one provider's account, as far as they are known.
+
+    Args:
+        name: what status calls it.
+        origin: whose limits they are.
+        question: whether the provider counts by bucket or window, shared with the configured limits of the lane.
+        careful: nothing is configured that bounds how fast requests go: feel the way.
+        now: seconds.
+    """
+
+    __slots__ = (
+        "_blamed_at",
+        "_burst",
+        "_in_a_row",
+        "_lag",
+        "_live",
+        "_pause",
+        "_share_refused",
+        "_trial",
+        "closed_until",
+        "crowd",
+        "news",
+        "origin",
+        "pace",
+        "question",
+        "tracked",
+    )
+
+    def __init__(self, name: str, origin: Origin, question: Question, *, careful: bool, now: float) -> None:
+        super().__init__(None, name)
+        self.origin = origin
+        self.question = question
+        self.tracked: dict[str, Tracked] = {}
+        self.closed_until = -math.inf
+        self.pace = Pace(now)
+        self.crowd = Crowd(careful=careful)
+        self.max_in_flight = self.crowd.most
+        self.news = False  # something was learned that is worth remembering
+        self._burst: TokenBucket | None = None
+        self._live: tuple[Meter, ...] = ()
+        self._pause = _PAUSE
+        self._trial: Literal["none", "wanted", "out"] = "none"
+        self._in_a_row = 0
+        self._lag = 0.0
+        self._share_refused = 0.0
+        self._blamed_at = -_RARE
+
+    # -- may it go? ------------------------------------------------------------------------------------------
+
+    def ready_at(self, amounts: Amounts, now: float) -> float:
+        """When this pool could let the amounts in: ``now`` or earlier is at once, infinity hangs on an event."""
+        if self.in_flight >= self.max_in_flight or self._trial == "out":
+            return math.inf
+        ready = self.closed_until
+        for meter in self._live:
+            at = meter.ready_at(amounts[meter.dimension], now)
+            if at > ready:
+                ready = at
+        return ready
+
+    def delays(self, first: Amounts, second: Amounts, until: float, now: float) -> bool:
+        """Whether the second could go only after ``until`` in this pool if the first went now."""
+        return self.in_flight + 1 >= self.max_in_flight or any(
+            meter.ready_at(second[meter.dimension], now, first[meter.dimension]) > until for meter in self._live
+        )
+
+    def bottleneck(self, amounts: Amounts, now: float) -> str:
+        """What of it holds a request up longest."""
+        if self.in_flight >= self.max_in_flight:
+            return "in flight"
+        if self._trial == "out" or not self._live:
+            return "closed"
+        slowest = max(self._live, key=lambda meter: meter.ready_at(amounts[meter.dimension], now))
+        return "closed" if slowest.ready_at(amounts[slowest.dimension], now) < self.closed_until else slowest.name
+
+    @property
+    def live(self) -> tuple[Meter, ...]:
+        """All that bounds this pool over time."""
+        return self._live
+
+    # -- a request's way -------------------------------------------------------------------------------------
+
+    def let_go(self, amounts: Amounts, now: float) -> Passage:
+        """A request is granted."""
+        claims = [tracked.take(amounts[tracked.dimension], now) for tracked in self.tracked.values()]
+        if self._burst is not None:
+            self._burst.take(1.0, now)
+        self.pace.took(now)
+        trial = self._trial == "wanted"
+        if trial:
+            self._trial = "out"
+        return Passage(claims, self.pace.sent, trial, now)
+
+    def went(self, passage: Passage, now: float, *, really: bool) -> None:
+        """It goes out now."""
+        passage.sent_at = now
+        if really:
+            # A loop that is late in sending is late in everything, so that requests overtake each other.
+            self._lag = max(now - passage.granted_at, _LAG_FADES * self._lag)
+            shuffled = min(max(SHUFFLED, _LAG_COUNTS * self._lag), _LARGEST_SHUFFLED)
+            for tracked in self.tracked.values():
+                tracked.shuffled = shuffled
+        for claim in passage.claims:
+            claim.tracked.send(claim, now, really=really)
+
+    def over(self, passage: Passage, actual: Amounts | None, now: float) -> None:
+        """It is over; None for one that was never sent."""
+        for claim in passage.claims:
+            claim.tracked.give_back(claim, None if actual is None else actual[claim.tracked.dimension], now)
+        if actual is None:
+            if self._burst is not None:
+                self._burst.give(1.0, now)
+            self.pace.gave_back(now)
+        if passage.trial and self._trial == "out":
+            self._trial = "wanted"  # it did not say what it was sent for
+
+    # -- what answers say ------------------------------------------------------------------------------------
+
+    def hear(self, passage: Passage, word: Word, now: float, *, explained: bool = False) -> None:
+        """Learn from an answer. ``explained``: a configured limit of ours accounts for a refusal."""
+        refused = word.verdict == "refused"
+        guilty = self._listen(passage, word.told, now, refused=refused)
+        self._share_refused += (refused - self._share_refused) / _LAST_ONES
+        if word.verdict == "let in":
+            self.crowd.let_in(self.in_flight, now)
+            self._pause = _PAUSE
+            self._in_a_row = 0
+            if passage.trial:
+                self._trial = "none"
+        elif refused:
+            self._refused(passage, word.retry_after, now, explained=explained or guilty)
+        else:
+            self.crowd.overloaded(passage.sent_at, self.in_flight, now)
+        self.max_in_flight = self.crowd.most
+
+    def close(self, until: float) -> None:
+        """Let nothing go until then."""
+        self.closed_until = max(self.closed_until, until)
+
+    def _listen(self, passage: Passage, told: Iterable[Observation], now: float, *, refused: bool) -> bool:
+        """Take in what headers say. Tells whether they account for a refusal."""
+        guilty = False
+        claims = {claim.tracked.name: claim for claim in passage.claims}
+        for seen in told:
+            name = seen.names.dimension
+            if seen.limit is not None:
+                self._quota(name, seen.limit, seen.names.period, seen.names.rounding, now)
+            tracked = self.tracked.get(name)
+            if tracked is None or seen.remaining is None:
+                continue
+            claim = claims.get(name)
+            short = refused and seen.remaining < max(1.0, 0.0 if claim is None else claim.amount)
+            guilty = guilty or short
+            if claim is None:  # sent before this limit was known: what went out since is not in the number
+                if tracked.fresh:
+                    under_way = self._under_way(tracked)
+                    tracked.begin(seen.remaining, self.pace.sent - under_way, under_way, now)
+                continue
+            tracked.told(claim, seen.remaining, now, for_sure=short)
+        return guilty
+
+    def _under_way(self, tracked: Tracked) -> float:
+        """What may not be in a number that an answer told: requests that were granted before the limit was known."""
+        return float(max(0, self.in_flight - 1)) if tracked.dimension == REQUESTS else 0.0
+
+    def _quota(self, name: str, quota: float, period: float, rounding: float, now: float) -> None:
+        tracked = self.tracked.get(name)
+        if tracked is None:
+            self.know(name, quota, period, rounding)
+            self.news = True
+        elif tracked.meter.quota != quota:
+            tracked.resize(quota, now)
+            self._watch()
+            self.news = True
+
+    def know(self, name: str, quota: float, period: float, rounding: float = 1.0) -> None:
+        """A quota is known from now on."""
+        self.tracked[name] = Tracked(name, DIMENSIONS[name], quota, period, self.question, rounding)
+        self._watch()
+        self.crowd.free()
+        self.max_in_flight = self.crowd.most
+
+    def _watch(self) -> None:
+        """The meters to be asked have changed."""
+        meters: list[Meter] = [tracked.meter for tracked in self.tracked.values()]
+        rpm = self.tracked.get("rpm")
+        seconds = self.origin.profile.burst
+        self._burst = None
+        if rpm is not None and seconds < min(WHOLE, rpm.meter.period):
+            size = max(1.0, rpm.meter.quota * seconds / rpm.meter.period)
+            self._burst = TokenBucket("rpm burst", REQUESTS, rpm.meter.quota, rpm.meter.period, capacity=size)
+            meters.append(self._burst)
+        if self.pace.meter is not None:
+            meters.append(self.pace.meter)
+        self._live = tuple(meters)
+
+    def _refused(self, passage: Passage, retry_after: float | None, now: float, *, explained: bool) -> None:
+        if retry_after is not None:
+            self.close(now + retry_after)
+        if not explained and self.may_be_close(passage) and self._next_to_empty(passage, now):
+            explained = True
+            self.was_close(passage)
+        if not explained and "rpm" in self.tracked and self._share_refused < _OFTEN:
+            explained = True  # the provider tells its limit, and that this is not it: busy, perhaps
+        if explained:
+            self.pace.count_refused(passage.number)
+            if retry_after is None:
+                self.close(now + _PAUSE)
+            return
+        if self.pace.refuse(passage.number, now, retry_after):
+            self.crowd.free()
+            self._watch()
+            self.news = True
+            self._in_a_row += 1
+            if retry_after is None and self._in_a_row >= _IN_A_ROW:
+                self.close(now + self._pause)
+                self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
+                self._trial = "wanted"
+
+    def may_be_close(self, passage: Passage) -> bool:
+        """Whether a refusal may be put down to two clocks that differ a little: now and then only."""
+        return passage.number - self._blamed_at > _RARE
+
+    def was_close(self, passage: Passage) -> None:
+        """It was put down to that."""
+        self._blamed_at = passage.number
+
+    def _next_to_empty(self, passage: Passage, now: float) -> bool:
+        """Whether a meter of this pool was about to hold requests up anyway; it is emptied then."""
+        for claim in passage.claims:
+            if next_to_empty(claim.tracked.meter, passage.sent_at, now):
+                claim.tracked.refused(claim, now)
+                return True
+        return False
+
+    # -- what is remembered ----------------------------------------------------------------------------------
+
+    def remember(self, known: LearnedLimits, now: float) -> None:
+        """Begin with what the last run learned."""
+        for name, quota in known.quotas.items():
+            if name in DIMENSIONS:
+                self.know(name, quota.amount, quota.period)
+        if known.rate is not None and "rpm" not in self.tracked:
+            self.pace.set_rate(known.rate, now)
+            self.crowd.free()
+            self._watch()
+        self.max_in_flight = self.crowd.most
+        self.news = False
+
+    def knowledge(self) -> Knowledge:
+        """What is worth remembering."""
+        quotas = {name: (tracked.meter.quota, tracked.meter.period) for name, tracked in self.tracked.items()}
+        rate = self.pace.rate
+        return Knowledge(quotas, self.question.answer, rate if rate < math.inf and "rpm" not in quotas else None)
+
+
+def next_to_empty(meter: Meter, sent_at: float, now: float) -> bool:
+    """Whether so little was left when a request was sent that a small difference of clocks explains its refusal."""
+    return meter.remaining(now) <= _NEXT_TO_EMPTY + meter.quota / meter.period * (now - sent_at)

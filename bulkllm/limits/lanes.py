@@ -1,0 +1,118 @@
+"""Who stands in line for which limits: tickets, the lanes they stand in, and the groups of lanes that share limits.
+
+Only values and queues may live here; who may go is decided in :mod:`.core`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import Final, Protocol
+
+from .bucket import Grain, TokenBucket
+from .discovery import Discovered, Passage
+from .pool import Amounts, Pool
+from .spec import REQUESTS
+from .undecided import Question
+
+# A ticket's life.
+NEW: Final = 0
+WAITING: Final = 1
+GRANTED: Final = 2
+SETTLED: Final = 3
+
+
+class Waiter(Protocol):
+    """Whoever stands behind a ticket that waits; called without any lock held."""
+
+    def is_away(self) -> bool:
+        """Whether it could not go on now if it were woken (its event loop stands still)."""
+
+    def wake(self) -> bool:
+        """Tell it that its ticket was granted. False if it will never hear of it (its event loop is closed)."""
+
+
+class Ticket:
+    """One request's claim. Belongs to the core: nobody else changes it."""
+
+    __slots__ = (
+        "amounts",
+        "full",
+        "grains",
+        "held_by",
+        "held_throughout",
+        "lane",
+        "order",
+        "passage",
+        "probes",
+        "since",
+        "state",
+        "strict",
+        "waiter",
+    )
+
+    def __init__(self, lane: Lane, amounts: Amounts) -> None:
+        self.lane = lane
+        self.amounts = amounts
+        self.waiter: Waiter | None = None
+        self.state = NEW
+        self.since = 0.0
+        self.order: tuple[float, int] = (0.0, 0)
+        self.grains: list[Grain] | None = None
+        self.held_throughout: frozenset[Pool] | None = None
+        self.strict = False
+        self.held_by = ""  # what it waited for in the end
+        self.passage: Passage | None = None  # as the discovered pool sees it
+        self.full: tuple[tuple[TokenBucket, float], ...] = ()  # buckets that it found full, and when
+        self.probes: list[Question] = []  # which it was sent to answer
+
+
+class Lane:
+    """The queue of those who need the same set of pools."""
+
+    __slots__ = ("discovered", "group", "held_by", "in_flight", "pools", "queue", "waiting", "windows")
+
+    def __init__(self, pools: tuple[Pool, ...]) -> None:
+        self.pools = pools
+        self.discovered = next((pool for pool in pools if isinstance(pool, Discovered)), None)
+        self.windows = tuple(window for pool in pools for window in pool.windows)
+        self.held_by = ""  # what its head waits for
+        self.queue: list[tuple[tuple[float, int], Ticket]] = []
+        self.waiting = 0
+        self.in_flight = 0
+        self.group: Group
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether any limit counts tokens."""
+        return any(meter.dimension != REQUESTS for pool in self.pools for meter in pool.live)
+
+    def head(self) -> Ticket | None:
+        """The first that still waits. Those who left are dropped here."""
+        queue = self.queue
+        while queue:
+            ticket = queue[0][1]
+            if ticket.state == WAITING:
+                return ticket
+            heapq.heappop(queue)
+        return None
+
+    def ready_at(self, amounts: Amounts, now: float) -> float:
+        """When all pools of the lane could let the amounts in."""
+        ready = -math.inf
+        for pool in self.pools:
+            at = pool.ready_at(amounts, now)
+            if at > ready:
+                ready = at
+        return ready
+
+
+class Group:
+    """Lanes that are connected through shared pools."""
+
+    __slots__ = ("alarm", "lanes", "waiting")
+
+    def __init__(self) -> None:
+        self.lanes: list[Lane] = []
+        self.waiting = 0
+        self.alarm = math.inf

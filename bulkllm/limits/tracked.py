@@ -1,0 +1,325 @@
+"""One dimension as a provider tells of it: a meter that is kept true by what the provider says.
+
+A provider says how much is left when it lets a request in. We compare that with what we believed was left when that
+request was sent, so that neither what went out since nor what came back since is mistaken for anything. The
+difference corrects the meter, little by little where answers come often (they arrive out of order, and numbers are
+rounded), and at once where they are rare. Where a request is refused although something should have been left, somebody
+else spends too: the bucket then refills more slowly for a while. Only arithmetic may live here, as in :mod:`.bucket`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Final
+
+from .bucket import Grain, SlidingWindow, TokenBucket
+from .spec import REQUESTS, Window
+from .undecided import Question, Undecided
+
+# Answers that come within this many seconds of each other count together as one correction.
+_SETTLES_IN: Final = 1.0
+
+# What leaves the provider's window a moment before it leaves ours is no news: more room there is believed slowly.
+_SETTLES_IN_WINDOW: Final = 10.0
+
+# How much of a quota somebody else can be taken to use all the time, and for how long without a word of it.
+_LARGEST_DRIFT: Final = 0.9
+_DRIFT_LASTS: Final = 60.0
+
+# Whoever is refused although there should have been something left is not alone: so much of the quota is left to the
+# others, twice as much each time if it comes again soon; it is forgotten slowly.
+_YIELD: Final = 0.1
+_LARGEST_YIELD: Final = 0.3
+_SOON: Final = 20.0
+_SOME_LEFT: Final = 2.0
+_FORGOTTEN_IN: Final = 120.0
+
+_INSTANT: Final = 1e-3
+
+# What is sent within so many seconds may arrive in any order at least: new connections, the provider's own queues.
+SHUFFLED: Final = 0.25
+_SLOT: Final = 0.025
+
+
+class _Slot:
+    """What was sent at about one moment, and the slot after it."""
+
+    __slots__ = ("amount", "began", "next")
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.amount = 0.0
+        self.next: _Slot | None = None
+
+
+class Claim:
+    """What one request takes of a tracked meter, and what was believed to be left when it was sent."""
+
+    __slots__ = ("amount", "base", "before", "grain", "level", "open", "sent_at", "slot", "tracked")
+
+    def __init__(self, tracked: Tracked, amount: float) -> None:
+        self.tracked = tracked
+        self.amount = amount
+        self.grain: Grain | None = None
+        self.sent_at = -math.inf
+        self.level = math.inf
+        self.open = 0.0
+        self.base = 0.0
+        self.before = 0.0
+        self.slot: _Slot | None = None
+
+    def after(self) -> float:
+        """What was sent so soon after it that it may have arrived before."""
+        amount, slot = 0.0, self.slot
+        until = self.sent_at + self.tracked.shuffled
+        while slot is not None and slot.began <= until:
+            amount += slot.amount
+            slot = slot.next
+        return amount
+
+
+class Tracked:
+    """A meter, and what the provider says of it.
+
+    Args:
+        name: ``rpm``, ``tpm`` and so on.
+        dimension: which of a ticket's amounts it counts.
+        quota: what ``period`` seconds give.
+        period: seconds.
+        question: whether it is a bucket or a sliding window, if that is not known yet; all its meters share it.
+        rounding: how far a told number may be off.
+    """
+
+    __slots__ = (
+        "_corrections",
+        "_drift",
+        "_heard_at",
+        "_open",
+        "_slots",
+        "_step",
+        "_told_of",
+        "_top",
+        "_unsent",
+        "_yielded_at",
+        "dimension",
+        "meter",
+        "name",
+        "rounding",
+        "shuffled",
+    )
+
+    def __init__(
+        self, name: str, dimension: int, quota: float, period: float, question: Question, rounding: float = 1.0
+    ) -> None:
+        self.name = name
+        self.dimension = dimension
+        self.rounding = rounding
+        self.shuffled = SHUFFLED  # what is sent within so many seconds may arrive in any order
+        self.meter = _meter(name, dimension, quota, period, question)
+        self._open = 0.0  # tokens that are reserved and perhaps not counted by the provider yet
+        self._corrections = 0.0
+        self._drift = 0.0  # what somebody else uses, a second
+        self._told_of = -math.inf  # when the latest request was sent whose answer was heard
+        self._heard_at = -math.inf
+        self._top = -math.inf  # the most that was ever told to be left
+        self._slots: deque[_Slot] = deque()
+        self._unsent = 0.0
+        self._step = _YIELD
+        self._yielded_at = -math.inf
+
+    @property
+    def drift(self) -> float:
+        """What somebody else seems to use, a second."""
+        return self._drift
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing was told of it yet."""
+        return self._heard_at == -math.inf
+
+    def begin(self, remaining: float, sent: float, under_way: float, now: float) -> None:
+        """The first word of it, by an answer to a request that was sent before anything was known.
+
+        Args:
+            remaining: what was told to be left.
+            sent: what had gone out by then, of which this meter does not know.
+            under_way: what may have gone out since, of which it does not know either.
+            now: seconds.
+        """
+        self._heard_at = now
+        if isinstance(self.meter, Undecided):
+            self.meter.correct(sent + under_way, now)  # they are in the window, and in the bucket
+        bucket = self._bucket()
+        if bucket is not None and self.dimension == REQUESTS and remaining + sent + self.rounding < bucket.quota:
+            # It was full when we began, with less than a period's quota; if somebody else had used it, it will be more.
+            bucket.resize(bucket.quota, max(1.0, remaining + sent), now)
+            self._top = remaining
+        missing = self.meter.remaining(now) - (remaining - under_way)
+        if missing <= 0:
+            return
+        if isinstance(self.meter, Undecided) and bucket is not None:
+            bucket.take(missing, now)  # a small bucket has as little left: that does not fill a window
+        else:
+            self._correct(-missing, now)
+
+    def take(self, amount: float, now: float) -> Claim:
+        """A request is granted."""
+        self.meter.take(amount, now)
+        self._unsent += amount
+        if self.dimension != REQUESTS:
+            self._open += amount
+        if self._drift and now - self._heard_at > _DRIFT_LASTS:
+            self._drift_to(0.0, now)
+        return Claim(self, amount)
+
+    def send(self, claim: Claim, now: float, *, really: bool) -> None:
+        """It goes out now; the latest word holds. ``really``: its owner says so, and does not only suppose it."""
+        meter = self.meter
+        if isinstance(meter, SlidingWindow):
+            if claim.grain is not None:
+                meter.unsend(claim.amount, claim.grain, now)
+            claim.grain = meter.send(claim.amount, now + meter.margin if really else now)
+        claim.sent_at = now
+        claim.level = meter.remaining(now)
+        claim.open = self._open
+        claim.base = self._corrections
+        if claim.slot is None:
+            self._unsent -= claim.amount
+        else:
+            claim.slot.amount -= claim.amount
+        claim.slot = self._slot(now)
+        claim.before = self._unsent + sum(slot.amount for slot in self._slots)
+        claim.slot.amount += claim.amount
+
+    def _slot(self, now: float) -> _Slot:
+        slots = self._slots
+        if not slots or now - slots[-1].began >= _SLOT:
+            fresh = _Slot(now)
+            if slots:
+                slots[-1].next = fresh
+            slots.append(fresh)
+            while slots[0].began < now - self.shuffled:
+                slots.popleft()
+        return slots[-1]
+
+    def give_back(self, claim: Claim, actual: float | None, now: float) -> None:
+        """It is over, and took ``actual`` in the end; None gives back all of it."""
+        meter = self.meter
+        if claim.slot is None:
+            self._unsent -= claim.amount
+        if self.dimension != REQUESTS:
+            self._open = max(0.0, self._open - claim.amount)
+        surplus = claim.amount if actual is None else claim.amount - actual
+        if isinstance(meter, TokenBucket):
+            if surplus:
+                meter.give(surplus, now)
+            return
+        if claim.grain is None:
+            if actual is None:
+                meter.give_pending(claim.amount)
+                return
+            claim.grain = meter.send(claim.amount, now)
+        if surplus:
+            meter.give(surplus, claim.grain, now)
+
+    def told(self, claim: Claim, remaining: float, now: float, *, for_sure: bool = False) -> None:
+        """The provider says what was left when it let this request in, or (``for_sure``) refused it."""
+        if claim.sent_at < self._told_of:
+            return  # later requests have told more
+        believed = claim.level + self._corrections - claim.base
+        # What was sent at about the same time may have come before or after, and tokens that are reserved may be
+        # counted by the provider already, or only once they are produced.
+        off = min(0.0, remaining + self.rounding + claim.after() - believed) or max(
+            0.0, remaining - believed - claim.before - claim.open
+        )
+        since = max(_INSTANT, claim.sent_at - self._told_of)
+        slow = off > 0 and self._bucket() is None
+        share = 1.0 if for_sure else 1.0 - math.exp(-since / (_SETTLES_IN_WINDOW if slow else _SETTLES_IN))
+        self._told_of = claim.sent_at
+        self._heard_at = now
+        ceiling = self._ceiling(remaining, off, now)
+        if for_sure:
+            self._yield(claim, now)
+        elif self._drift and remaining >= _SOME_LEFT * self.rounding:
+            self._drift_to(self._drift * math.exp(-since / _FORGOTTEN_IN), now)
+        if not off:
+            return
+        if not ceiling:
+            self._correct(share * off, now)
+
+    def _yield(self, claim: Claim, now: float) -> None:
+        """Somebody else took what should have been left. One burst is one lesson."""
+        if claim.sent_at < self._yielded_at:
+            return
+        soon = now - self._yielded_at < _SOON
+        self._step = min(_LARGEST_YIELD, 2 * self._step) if soon else _YIELD
+        self._yielded_at = now
+        self._drift_to(self._drift + self._step * self.meter.quota / self.meter.period, now)
+
+    def _ceiling(self, remaining: float, off: float, now: float) -> bool:
+        """Whether the provider's bucket was full with less than we thought: it is smaller than a period's quota."""
+        bucket = self._bucket()
+        at_top = remaining >= self._top
+        self._top = max(self._top, remaining)
+        if bucket is None:
+            return False
+        if remaining > bucket.capacity:
+            bucket.resize(bucket.quota, min(bucket.quota, remaining), now)
+            self._drift_to(self._drift, now)
+        if off < 0 and at_top:
+            before = bucket.remaining(now)
+            bucket.resize(bucket.quota, max(1.0, remaining + self.rounding), now)
+            bucket.set_remaining(max(0.0, before + off), now)
+            self._corrections += bucket.remaining(now) - before
+            self._drift_to(0.0, now)
+            return True
+        return False
+
+    def _bucket(self) -> TokenBucket | None:
+        """The bucket, where it is one or may be."""
+        meter = self.meter
+        if isinstance(meter, TokenBucket):
+            return meter
+        return meter.bucket if isinstance(meter, Undecided) and meter.question.answer != "sliding" else None
+
+    def refused(self, claim: Claim, now: float) -> None:
+        """The request was refused for want of this, and no more is known: there was less left than it asked for."""
+        believed = claim.level + self._corrections - claim.base - claim.after()
+        if claim.sent_at > -math.inf and believed > 0:
+            self._correct(-believed, now)
+
+    def _correct(self, change: float, now: float) -> None:
+        self._corrections += change
+        meter = self.meter
+        if isinstance(meter, TokenBucket):
+            meter.set_remaining(meter.remaining(now) + change, now)
+        else:
+            meter.correct(-change, now)
+
+    def _drift_to(self, drift: float, now: float) -> None:
+        rate = self.meter.quota / self.meter.period
+        self._drift = max(0.0, min(_LARGEST_DRIFT * rate, drift))
+        bucket = self._bucket()
+        if bucket is not None:
+            bucket.refill_at(rate - self._drift, now)
+
+    def resize(self, quota: float, now: float) -> None:
+        """The provider tells another quota."""
+        meter = self.meter
+        before = meter.remaining(now)
+        if isinstance(meter, TokenBucket):
+            meter.resize(quota, quota, now)
+        else:
+            meter.resize(quota, now)
+        self._corrections += meter.remaining(now) - before  # what is left by the new quota is known already
+        self._drift = 0.0
+
+
+def _meter(name: str, dimension: int, quota: float, period: float, question: Question) -> TokenBucket | SlidingWindow:
+    answer: Window | None = question.answer
+    if answer == "bucket":
+        return TokenBucket(name, dimension, quota, period)
+    if answer == "sliding":
+        return SlidingWindow(name, dimension, quota, period)
+    return Undecided(name, dimension, quota, period, question)

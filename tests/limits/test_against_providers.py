@@ -1,0 +1,294 @@
+"""The limiter against a provider that enforces limits, both on a virtual clock: minutes pass in milliseconds.
+
+How long a run takes and how often it is refused are what the limiter promises; nothing hangs on this machine.
+
+The limiter's side is the real :class:`Core`, the provider's the real arithmetic and headers of
+:mod:`bulkllm.testing`. In between lie the delays of a network and of a busy event loop, drawn at random.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from bulkllm.limits.core import Core
+from bulkllm.limits.discovery import Word
+from bulkllm.limits.feedback import observe
+from bulkllm.limits.lanes import GRANTED, Ticket
+from bulkllm.limits.origin import Origin
+from bulkllm.limits.pool import Amounts
+from bulkllm.limits.profiles import Profile, profile_for
+from bulkllm.limits.spec import RateLimit, Window
+from bulkllm.testing.headers import HeaderStyle, limit_headers
+from bulkllm.testing.limits import ChargeRule, Pool, ProviderLimits, charge_for
+
+MODEL = "openai/fake-model"
+EPOCH = 1_800_000_000.0
+
+
+@dataclass
+class Outcome:
+    """How a run went.
+
+    Attributes:
+        seconds: until the last request was answered.
+        answered: requests that were let in.
+        refused: answers of 429, by the time they came.
+        times: when each request was let in.
+    """
+
+    seconds: float = 0.0
+    answered: int = 0
+    refused: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+
+    def let_in(self, since: float, until: float) -> int:
+        """How many were let in between two moments."""
+        return sum(since <= at < until for at in self.times)
+
+    @property
+    def share_refused(self) -> float:
+        """Refusals by requests that were let in."""
+        return len(self.refused) / max(1, self.answered)
+
+
+@dataclass
+class Scene:
+    """What is simulated.
+
+    Attributes:
+        server: the provider's limits.
+        limits: those that the client was told.
+        headers: whose the provider sends; None for none, no ``retry-after`` either.
+        retry_after: whether a refusal says how long to wait.
+        requests: how many.
+        in_flight: how many at once.
+        latency: seconds from arrival to answer, from and to. Refusals come at once.
+        lag: seconds from a grant to the arrival, from and to: the event loop, LiteLLM, the network.
+        lasts: seconds after which the run ends.
+        changes: limits of the provider from some moment on.
+        foreign: requests that somebody else makes, a second.
+        tokens: of a request: input, output, max_tokens.
+        charge: the provider's rule for tokens.
+        seed: of the delays.
+        profile: how the provider counts, as far as the client knows.
+    """
+
+    server: ProviderLimits
+    limits: tuple[RateLimit, ...] = ()
+    headers: HeaderStyle | None = "openai"
+    retry_after: bool = True
+    requests: int = 900
+    in_flight: int = 100
+    latency: tuple[float, float] = (0.3, 0.3)
+    lag: tuple[float, float] = (0.002, 0.02)
+    lasts: float = 600.0
+    changes: tuple[tuple[float, ProviderLimits], ...] = ()
+    foreign: float = 0.0
+    tokens: tuple[int, int, int] | None = None
+    charge: ChargeRule = "actual"
+    seed: int = 1
+    profile: Profile = field(default_factory=lambda: profile_for("openai", "http://127.0.0.1/v1"))
+
+
+class Simulation:
+    """Runs a scene."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.random = random.Random(scene.seed)  # noqa: S311 - delays, not secrets
+        self.core = Core(scene.limits)
+        self.lane = self.core.lane(MODEL, Origin("openai", "http://127.0.0.1/v1", "0" * 12, scene.profile), now=0.0)
+        self.pool = Pool(scene.server, 0.0)
+        self.outcome = Outcome()
+        self.now = 0.0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._serial = itertools.count()
+        self._alarm = float("inf")
+        self._to_start = scene.requests
+
+    def run(self) -> Outcome:
+        """Let time pass until all is done."""
+        for moment, limits in self.scene.changes:
+            self.at(moment, lambda limits=limits: self.pool.change(limits, self.now))  # type: ignore[misc]
+        if self.scene.foreign:
+            self.at(0.0, self._foreign)
+        for _ in range(min(self.scene.in_flight, self.scene.requests)):
+            self._start()
+        self._grant()
+        while self._events and self.outcome.answered < self.scene.requests and self.now < self.scene.lasts:
+            self.now, _, happen = heapq.heappop(self._events)
+            happen()
+            self._grant()
+        self.outcome.seconds = self.now
+        return self.outcome
+
+    def at(self, moment: float, happen: Callable[[], None]) -> None:
+        """Have something happen."""
+        heapq.heappush(self._events, (moment, next(self._serial), happen))
+
+    def _foreign(self) -> None:
+        self.pool.admit(charge_for("actual", 0, None), self.now)
+        self.pool.in_flight = max(0, self.pool.in_flight - 1)
+        self.at(self.now + self.random.expovariate(self.scene.foreign), self._foreign)
+
+    def _start(self) -> None:
+        if self._to_start:
+            self._to_start -= 1
+            self._ask(front=False)
+
+    def _amounts(self) -> Amounts:
+        if self.scene.tokens is None:
+            return (1.0, 0.0, 0.0, 0.0)
+        given, made, _ = self.scene.tokens
+        return (1.0, given + made, given, made)
+
+    def _ask(self, *, front: bool) -> None:
+        ticket = Ticket(self.lane, self._amounts())
+        if self.core.request(ticket, self.now, front=front):
+            self._granted(ticket)
+
+    def _grant(self) -> None:
+        self.core.due(self.now)
+        while self.core.granted:
+            granted, self.core.granted = self.core.granted, []
+            for ticket in granted:
+                self._granted(ticket)
+        moment = self.core.next_alarm()
+        if moment < self._alarm or self._alarm <= self.now:
+            self._alarm = moment
+            if moment < float("inf"):
+                self.at(max(moment, self.now), self._rung)
+
+    def _rung(self) -> None:
+        if self.now >= self._alarm:
+            self._alarm = float("inf")
+
+    def _granted(self, ticket: Ticket) -> None:
+        assert ticket.state == GRANTED
+        lag = self.random.uniform(*self.scene.lag)
+        begins = lag * self.random.random()  # the loop comes round to it, and it takes a while to arrive
+        self.at(self.now + begins, lambda: self._send(ticket, lag - begins))
+
+    def _send(self, ticket: Ticket, travels: float) -> None:
+        self.core.stamp(ticket, self.now, really=True)
+        self.at(self.now + travels, lambda: self._arrive(ticket))
+
+    def _arrive(self, ticket: Ticket) -> None:
+        given, made, most = self.scene.tokens or (0, 0, None)
+        charge = charge_for(self.scene.charge, given, most)
+        refusal = self.pool.admit(charge, self.now)
+        if refusal is None:
+            self.outcome.times.append(self.now)
+            told = self._headers()
+            self.at(self.now + self.random.uniform(*self.scene.latency), lambda: self._answer(ticket, told, made))
+            return
+        wait = None if refusal.wait is None or not self.scene.retry_after else refusal.wait
+        told = self._headers()
+        self.at(self.now + 0.005, lambda: self._refused(ticket, told, wait))
+
+    def _headers(self) -> dict[str, str]:
+        if self.scene.headers is None:
+            return {}
+        return dict(limit_headers(self.scene.headers, self.pool, self.now, EPOCH + self.now))
+
+    def _answer(self, ticket: Ticket, told: dict[str, str], made: int) -> None:
+        given, _, most = self.scene.tokens or (0, 0, None)
+        self.pool.in_flight -= 1
+        self.pool.produced(charge_for(self.scene.charge, given, most), made, self.now)
+        observations = tuple(observe(self.scene.profile, told, EPOCH + self.now))
+        self.core.settle(ticket, self.now, self._amounts(), Word("let in", observations))
+        self.outcome.answered += 1
+        self._start()
+
+    def _refused(self, ticket: Ticket, told: dict[str, str], wait: float | None) -> None:
+        self.outcome.refused.append(self.now)
+        observations = tuple(observe(self.scene.profile, told, EPOCH + self.now))
+        self.core.settle(ticket, self.now, (1.0, 0.0, 0.0, 0.0), Word("refused", observations, wait))
+        self._ask(front=True)
+
+
+def simulate(server: ProviderLimits, limits: Iterable[RateLimit] = (), **scene: object) -> Outcome:
+    """Run a scene."""
+    return Simulation(Scene(server, tuple(limits), **scene)).run()  # type: ignore[arg-type]
+
+
+# -- what is promised --------------------------------------------------------------------------------------------
+
+BUCKET = ProviderLimits(rpm=600)
+SLIDING = ProviderLimits(rpm=600, window="sliding")
+FASTEST = {"bucket": 30.3, "sliding": 60.3}  # 900 requests at 600 a minute, 0.3 s each
+
+
+def told(window: Window | None = None, rpm: float = 600) -> list[RateLimit]:
+    return [RateLimit("*", rpm=rpm, window=window)]
+
+
+def within(outcome: Outcome, ideal: float, slower: float, refused: float) -> None:
+    assert outcome.seconds <= ideal * (1 + slower)
+    assert outcome.share_refused <= refused
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("headers", ["openai", None])
+@pytest.mark.parametrize("server", [BUCKET, SLIDING], ids=["bucket", "sliding"])
+class TestConfigured:
+    def test_with_the_window_known_nothing_is_lost(self, server: ProviderLimits, headers: Any, seed: int) -> None:
+        outcome = simulate(server, told(server.window), headers=headers, seed=seed)
+        within(outcome, FASTEST[server.window], 0.03, 0.002)
+
+    def test_the_window_is_found_out(self, server: ProviderLimits, headers: Any, seed: int) -> None:
+        within(simulate(server, told(), headers=headers, seed=seed), FASTEST[server.window], 0.10, 0.01)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("window", ["bucket", "sliding"])
+class TestHeaders:
+    def test_the_provider_knows_better_than_the_user(self, window: Window, seed: int) -> None:
+        server = ProviderLimits(rpm=300, window=window)
+        within(simulate(server, told(rpm=600), seed=seed), 120.3, 0.05, 0.02)
+
+    def test_nothing_was_configured(self, window: Window, seed: int) -> None:
+        within(simulate(ProviderLimits(rpm=600, window=window), seed=seed), FASTEST[window], 0.10, 0.01)
+
+    def test_a_limit_that_changes_is_followed(self, window: Window, seed: int) -> None:
+        half, full = ProviderLimits(rpm=300, window=window), ProviderLimits(rpm=600, window=window)
+        outcome = simulate(full, requests=10**6, lasts=360, changes=((120, half), (240, full)), seed=seed)
+        assert outcome.let_in(60, 120) >= 0.95 * 600
+        assert outcome.let_in(180, 240) >= 0.90 * 300
+        assert outcome.let_in(300, 360) >= 0.95 * 600
+        assert outcome.share_refused <= 0.06
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_small_bucket_is_noticed(seed: int) -> None:
+    outcome = simulate(ProviderLimits(rpm=600, burst=10), requests=1500, seed=seed)
+    within(outcome, 150.0, 0.05, 0.01)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_somebody_elses_share_is_left_to_them(seed: int) -> None:
+    outcome = simulate(BUCKET, told("bucket"), foreign=4.0, seed=seed)
+    within(outcome, 50.0, 0.15, 0.02)
+
+
+@pytest.mark.parametrize("retry_after", [True, False])
+@pytest.mark.parametrize("window", ["bucket", "sliding"])
+def test_without_any_word_the_pace_is_found(window: Window, retry_after: bool) -> None:
+    server = ProviderLimits(rpm=600, window=window)
+    outcome = simulate(server, headers=None, retry_after=retry_after, requests=10**6, lasts=480)
+    assert outcome.let_in(120, 480) >= 0.85 * 3600
+    assert outcome.share_refused <= 0.04
+
+
+def test_refusals_by_chance_do_not_stop_a_run() -> None:
+    """A provider that tells its limit and turns a request away now and then all the same."""
+    outcome = simulate(ProviderLimits(rpm=6000, max_in_flight=60), requests=3000, in_flight=100)
+    assert outcome.answered == 3000
+    assert outcome.seconds < 120
