@@ -1,0 +1,137 @@
+"""How close calls come to what a provider allows, and how often they are refused on the way.
+
+    python benchmarks/enforced.py                 # the short scenes: some 8 minutes
+    python benchmarks/enforced.py bucket sliding  # these only
+    python benchmarks/enforced.py --all           # those of several minutes too
+
+The provider is `bulkllm.testing.FakeProvider` in a process of its own and enforces its limits; the calls go through
+`bulkllm.Client.acompletion` and LiteLLM. Each scene tells the seconds it took beside the least that the limit allows,
+and the share of requests that were refused. One scene at a time, for they are bound by time and not by this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+os.environ["BULKLLM_STATE_DIR"] = tempfile.mkdtemp(prefix="bulkllm-benchmark-")  # what is learned stays here
+
+from bulkllm import Client, RateLimit, RateLimiter
+from bulkllm.testing import FakeProvider
+
+MODEL = "openai/fake-model"
+LATENCY = 0.3
+IN_FLIGHT = 100
+RPM = 600
+FIRST = 900
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the provider enforces, what the client was told, and how long it must take at least."""
+
+    says: str
+    server: dict[str, Any]
+    told: Sequence[RateLimit]
+    ideal: float
+    requests: int = FIRST
+    foreign: float = 0.0
+    long: bool = False
+    max_tokens: int | None = None
+
+
+def limit(rpm: float = RPM, **more: Any) -> list[RateLimit]:
+    return [RateLimit("openai/*", rpm=rpm, **more)]
+
+
+SLIDING = {"rpm": RPM, "window": "sliding"}
+SCENES = {
+    "bucket": Scene("bucket, limit and window known", {"rpm": RPM}, limit(window="bucket"), 30.3),
+    "sliding": Scene("sliding window, limit and window known", SLIDING, limit(window="sliding"), 60.3),
+    "bucket?": Scene("bucket, window not known", {"rpm": RPM}, limit(), 30.3),
+    "sliding?": Scene("sliding window, window not known", SLIDING, limit(), 60.3),
+    "headers": Scene("bucket, limit not known, headers sent", {"rpm": RPM}, [], 30.3),
+    "headers-sliding": Scene("sliding window, limit not known, headers sent", SLIDING, [], 60.3, long=True),
+    "wrong": Scene("bucket of 300, told 600", {"rpm": 300}, limit(), 120.3, long=True),
+    "silent": Scene("bucket, limit not known, no headers", {"rpm": RPM, "headers": None}, [], 150.3, 2100, long=True),
+    "tokens": Scene(
+        "120,000 tokens a minute by max_tokens of 200, answers far shorter",
+        {"tpm": 120_000, "charge": "max_tokens"}, [RateLimit("openai/*", tpm=120_000)], 30.3, max_tokens=200,
+    ),
+    "foreign": Scene("bucket, somebody else uses 40 %", {"rpm": RPM}, limit(window="bucket"), 50.3, foreign=4.0),
+}  # fmt: skip
+
+
+async def use_some(server: Any, rate: float) -> None:
+    """Somebody else, with the same quota."""
+    other = Client(RateLimiter(learn=False))
+    tasks = set()
+    while True:
+        call = other.acompletion(MODEL, [{"role": "user", "content": "mine"}], num_retries=0, **where(server))
+        task = asyncio.ensure_future(asyncio.wait_for(call, 60))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        await asyncio.sleep(1 / rate)
+
+
+def where(server: Any) -> dict[str, Any]:
+    return {"api_base": server.openai_base, "api_key": "sk-fake"}
+
+
+async def play(scene: Scene) -> tuple[float, int, int]:
+    """Seconds, refusals, failures."""
+    reply = (5, 20)
+    with FakeProvider.spawn(latency=LATENCY, reply_tokens=reply, **scene.server) as server:
+        client = Client(RateLimiter(scene.told))
+        options = where(server) | ({} if scene.max_tokens is None else {"max_tokens": scene.max_tokens})
+        numbers = iter(range(scene.requests))
+        failures = 0
+
+        async def work() -> None:
+            nonlocal failures
+            for number in numbers:
+                try:
+                    await client.acompletion(MODEL, [{"role": "user", "content": f"question {number}"}], **options)
+                except Exception as error:  # noqa: BLE001 - counted and told
+                    failures += 1
+                    print(f"  {type(error).__name__}: {error}")
+
+        other = asyncio.ensure_future(use_some(server, scene.foreign)) if scene.foreign else None
+        began = time.perf_counter()
+        await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
+        took = time.perf_counter() - began
+        if other is not None:
+            other.cancel()
+        return took, client.usage.total.refused, failures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", nargs="*", choices=[*SCENES, []], metavar="SCENE", help=", ".join(SCENES))
+    parser.add_argument("--all", action="store_true", help="those of several minutes too")
+    options = parser.parse_args()
+    chosen = options.scenes or [name for name, scene in SCENES.items() if options.all or not scene.long]
+    with FakeProvider() as warm:  # LiteLLM's first call takes a second
+        asyncio.run(
+            Client(RateLimiter(learn=False)).acompletion(MODEL, [{"role": "user", "content": "x"}], **where(warm))
+        )
+    for name in chosen:
+        scene = SCENES[name]
+        took, refused, failures = asyncio.run(play(scene))
+        print(
+            f"{name:<16} {took:6.1f} s, at least {scene.ideal:5.1f} s ({took / scene.ideal - 1:+.1%}), "
+            f"{refused} refused ({refused / scene.requests:.2%}), {failures} lost: {scene.says}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
