@@ -283,8 +283,9 @@ class Discovered(Pool):
         if not explained and self.may_be_close(passage) and self._next_to_empty(passage, now):
             explained = True
             self.was_close(passage)
-        if not explained and "rpm" in self.tracked and self._share_refused < _OFTEN:
-            explained = True  # the provider tells its limit, and that this is not it: busy, perhaps
+        unpaced = self.pace.meter is None or "rpm" in self.tracked  # a limit that is told, and this is not it
+        if not explained and unpaced and self._share_refused < _OFTEN:
+            explained = True  # now and then a provider is busy
         if explained:
             self.pace.count_refused(passage.number)
             if retry_after is None:

@@ -30,11 +30,6 @@ _FEW: Final = 3
 _NO_QUOTA: Final = 100
 _FIRST_BACK_OFF: Final = 0.7
 
-# Whoever is refused again and again so soon after going slower is refused by chance, at any pace.
-_TOO_SOON: Final = 30
-_BY_CHANCE: Final = 3
-_STEP_UP: Final = 1.5
-
 # Growth with each request that goes, at first; it doubles with each so many seconds without a refusal, up to so much
 # a second. With a tenth given up at each refusal, about two requests in a hundred are refused.
 _GROWTH: Final = 0.002
@@ -77,7 +72,7 @@ class Pace:
         refused: how many of them were refused.
     """
 
-    __slots__ = ("_began", "_event", "_grown_at", "_marks", "_too_soon", "meter", "refused", "sent")
+    __slots__ = ("_began", "_event", "_grown_at", "_marks", "meter", "refused", "sent")
 
     def __init__(self, now: float) -> None:
         self.meter: TokenBucket | SlidingWindow | None = None
@@ -87,7 +82,6 @@ class Pace:
         self._marks: deque[_Mark] = deque()  # each second's first moment, for a minute
         self._event: _Mark | None = None  # the last refusal that taught something
         self._grown_at = now
-        self._too_soon = 0
 
     @property
     def rate(self) -> float:
@@ -151,12 +145,7 @@ class Pace:
             return True
         rate = self._measured(now)
         before = self.rate
-        soon = event is not None and self.let_in - event.let_in < _TOO_SOON
-        self._too_soon = self._too_soon + 1 if soon else 0
-        if self._too_soon >= _BY_CHANCE:
-            self._too_soon = 0
-            rate = before * _STEP_UP
-        elif rate is None:
+        if rate is None:
             rate = before * _BACK_OFF if before < math.inf else self._first_guess(now)
         elif before < math.inf:
             rate = min(before, rate * _STEP_BACK)
