@@ -220,6 +220,18 @@ def test_a_refusal_with_a_time_holds_all_calls_back_until_then() -> None:
         assert [pool.closed_for > 4 for pool in closed] == [True]
 
 
+def test_a_refusal_without_a_time_is_tried_again_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the attempts of a call would be over long before a provider's minute is."""
+    slept: list[float] = []
+    monkeypatch.setattr("bulkllm.calls.effects.time.sleep", slept.append)
+    policy = RetryPolicy(max_attempts=3, base_delay=4.0, rand=lambda: 1.0)
+    with FakeProvider(headers=None, faults=[Fault("status", status=429)]) as server:
+        with pytest.raises(_litellm.load().RateLimitError):
+            Client(retry=policy).completion(MODEL, MESSAGES, **options(server))
+        assert server.report().requests == 3
+    assert slept == [4.0, 8.0]
+
+
 def test_a_clients_policy_is_its_own() -> None:
     with FakeProvider(faults=[Fault("status", status=500)]) as server:
         with pytest.raises(_litellm.load().InternalServerError):

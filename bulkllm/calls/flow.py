@@ -131,7 +131,7 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
                 raise failed
             finally:
                 failed = None  # or the error's traceback would hold this frame, and this frame the error
-        if failure.kind == "rate_limit" and call.origin is not None:
+        if failure.kind == "rate_limit" and failure.retry_after is not None and call.origin is not None:
             continue  # the limiter knows until when nothing goes, and this one stands in front
         yield Sleep(delay)
 
