@@ -20,15 +20,15 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from ..errors import ImpossibleRequest
-from .bucket import TokenBucket
-from .discovery import Discovered, Word, next_to_empty
+from .discovery import Discovered, Word
+from .grants import check_possible, give_back, hear, stamp, take
 from .lanes import GRANTED, NEW, SETTLED, WAITING, Group, Lane, Ticket
 from .learned import LearnedLimits
+from .order import Round
 from .origin import Origin
 from .pool import Amounts, Pool
-from .spec import REQUESTS, RateLimit
-from .undecided import Question, Undecided
+from .spec import RateLimit
+from .undecided import Question
 
 # One level of priority counts as having arrived this many seconds earlier: it goes before whoever came in the
 # meantime and after whoever has waited longer than that, so that no level starves another.
@@ -38,36 +38,6 @@ PRIORITY_SECONDS: Final = 60.0
 # the moment it was due, at most this many seconds ago: otherwise a bucket with a small burst loses that time each
 # time. So a bucket gives at most this much of its rate above its capacity, and only to those who waited.
 LATENESS: Final = 0.05
-
-# How long after its grant a request is taken to be sent at the latest, where its owner says when. A busy event loop
-# sends a few tenths of a second later; whoever takes longer must not stop a bucket from refilling for others.
-LARGEST_LAG: Final = 0.5
-
-
-class _Round:
-    """What one round of grants has learnt of the heads that may not go yet."""
-
-    __slots__ = ("alarm", "claims", "held", "watched")
-
-    def __init__(self) -> None:
-        self.alarm = math.inf
-        self.held: set[Pool] = set()
-        # Pools that would let a head go which others hold up: they may cease to, as this round goes on.
-        self.watched: list[tuple[Pool, Amounts, float]] = []
-        # Such pools that must let a strict head go by the time that the others do.
-        self.claims: list[tuple[Pool, Amounts, float]] = []
-
-    def granted(self, lane: Lane, now: float) -> None:
-        """See whom this grant leaves too little for: from here on that pool holds it up too."""
-        for pool, amounts, as_of in self.watched:
-            if pool in lane.pools and pool not in self.held and (at := pool.ready_at(amounts, as_of)) > now:
-                self.held.add(pool)
-                if at < self.alarm:
-                    self.alarm = at
-
-    def claimed(self, pool: Pool, amounts: Amounts, now: float) -> bool:
-        """Whether taking this from a pool would make a strict head go later."""
-        return any(pool is other and pool.delays(amounts, wanted, until, now) for other, wanted, until in self.claims)
 
 
 class Core:
@@ -137,7 +107,7 @@ class Core:
         Raises:
             ImpossibleRequest: it needs more than a limit's whole quota.
         """
-        self._check_possible(ticket)
+        check_possible(ticket)
         lane = ticket.lane
         if not lane.group.waiting and lane.ready_at(ticket.amounts, now) <= now:
             self._grant(ticket, now)
@@ -156,34 +126,11 @@ class Core:
         return False
 
     def stamp(self, ticket: Ticket, now: float, *, really: bool = False) -> None:
-        """The request goes out now: this is when a sliding window begins to count it. The latest stamp holds.
-
-        ``really``: its owner says that it goes out; what may come in between is on its way then.
-        """
-        if ticket.state != GRANTED:
-            return
-        lane = ticket.lane
-        windows = lane.windows
-        if windows:
-            amounts = ticket.amounts
-            for window, grain in zip(windows, ticket.grains or (), strict=False):
-                window.unsend(amounts[window.dimension], grain, now)
-            ticket.grains = [
-                window.send(amounts[window.dimension], now + window.margin if really else now) for window in windows
-            ]
-        if lane.discovered is not None and ticket.passage is not None:
-            lane.discovered.went(ticket.passage, now, really=really)
-            if really:
-                self._sent_later(ticket, now)
-        if windows and lane.group.waiting:  # what was pending has an end now
-            self._advance(lane.group, now)
-
-    def _sent_later(self, ticket: Ticket, now: float) -> None:
-        """A provider's full bucket stays full until the request is there: ours must not begin to refill before."""
-        if ticket.full:
-            for meter, since in ticket.full:
-                meter.full_until(min(max(now, since), since + LARGEST_LAG), since)
-            ticket.full = ()
+        """The request goes out now; ``really`` if its owner says so."""
+        if ticket.state == GRANTED:
+            stamp(ticket, now, really=really)
+            if ticket.lane.windows and ticket.lane.group.waiting:  # what was pending has an end now
+                self._advance(ticket.lane.group, now)
 
     def settle(self, ticket: Ticket, now: float, actual: Amounts | None, word: Word | None = None) -> None:
         """The request is over, or given up while it waited.
@@ -196,7 +143,7 @@ class Core:
         """
         if ticket.state == GRANTED:
             if word is not None:
-                self.hear(ticket, now, word)
+                hear(ticket, now, word)
             ticket.state = SETTLED
             self._give_back(ticket, now, actual)
         elif ticket.state == WAITING:
@@ -210,42 +157,10 @@ class Core:
 
     def heard(self, ticket: Ticket, now: float, word: Word) -> None:
         """An answer has begun to come, and said something already."""
-        self.hear(ticket, now, word)
+        if ticket.state == GRANTED:
+            hear(ticket, now, word)
         if ticket.lane.group.waiting:
             self._advance(ticket.lane.group, now)
-
-    def hear(self, ticket: Ticket, now: float, word: Word) -> None:
-        """Learn from an answer while its request holds its grant."""
-        discovered = ticket.lane.discovered
-        if ticket.state != GRANTED or discovered is None or ticket.passage is None:
-            return
-        explained = False
-        for question in ticket.probes:
-            if word.verdict == "let in":
-                question.let_in()
-            elif word.verdict == "refused" and not _bucket_explains(ticket, question, now):
-                question.refused()
-                explained = True
-            else:
-                question.withdrawn()
-        ticket.probes = []
-        if word.verdict == "refused" and not explained:
-            explained = self._accounts_for(ticket, discovered, now)
-        discovered.hear(ticket.passage, word, now, explained=explained)
-
-    def _accounts_for(self, ticket: Ticket, discovered: Discovered, now: float) -> bool:
-        """Whether a configured limit was next to empty, so that a refusal says no more than that clocks differ."""
-        passage = ticket.passage
-        if passage is None or not discovered.may_be_close(passage):
-            return False
-        for pool in ticket.lane.pools:
-            for meter in pool.meters:
-                if next_to_empty(meter, passage.sent_at, now):
-                    discovered.was_close(passage)
-                    for window in pool.windows:
-                        window.widen()
-                    return True
-        return False
 
     def pass_over(self, ticket: Ticket, now: float) -> None:
         """A granted ticket cannot be used by its owner now: undo the grant, so that the next may go."""
@@ -329,21 +244,20 @@ class Core:
         """Grant, in order, all that may go; and set the group's alarm for the next."""
         heads = [(head.order, lane) for lane in group.lanes if lane.waiting and (head := lane.head())]
         heapq.heapify(heads)
-        seen = _Round()
+        seen = Round()
         while heads:
             lane = heads[0][1]
             ticket = lane.head()
             assert ticket is not None  # noqa: S101 - only lanes with somebody waiting are in here
             as_of = max(ticket.since, now - LATENESS)
-            ready = self._hold_up(ticket, seen, now, as_of)
+            ready = seen.ready_at(ticket, now, as_of)
             if ready <= now:
                 heapq.heappop(lane.queue)
                 self._leave(ticket)
                 self._grant(ticket, max(ready, as_of))
                 self._waited(ticket, now)
                 self.granted.append(ticket)
-                if seen.watched:
-                    seen.granted(lane, now)
+                seen.granted(lane, now)
                 head = lane.head()
                 if head is None:
                     heapq.heappop(heads)
@@ -356,116 +270,17 @@ class Core:
             self._serial += 1
             heapq.heappush(self._alarms, (group.alarm, self._serial, group))
 
-    def _hold_up(self, ticket: Ticket, seen: _Round, now: float, as_of: float) -> float:
-        """Since when a head may go; infinity if it may not.
-
-        Then nobody may overtake it in the pools that hold it up, and the alarm is due when the first of them lets
-        go of it: then others may use that pool. Where it only stands behind others, their going is what to wait for.
-        """
-        ready = -math.inf
-        behind = False
-        holding: list[Pool] = []
-        for pool in ticket.lane.pools:
-            at = pool.ready_at(ticket.amounts, as_of)
-            if at > ready:
-                ready = at
-            if pool in seen.held:
-                holding.append(pool)
-                behind = True
-            elif at > now:
-                holding.append(pool)
-                if at < seen.alarm:
-                    seen.alarm = at
-            elif seen.claims and seen.claimed(pool, ticket.amounts, now):
-                holding.append(pool)
-                behind = True
-        if not holding:
-            return ready
-        ticket.lane.held_by = _reason(holding, ticket.amounts, as_of)
-        if not ticket.strict:
-            before = ticket.held_throughout
-            ticket.held_throughout = frozenset(holding) if before is None else before.intersection(holding)
-            ticket.strict = not ticket.held_throughout
-        seen.held.update(holding)
-        for pool in ticket.lane.pools:
-            if pool not in holding:
-                seen.watched.append((pool, ticket.amounts, as_of))
-                if ticket.strict and not behind:
-                    seen.claims.append((pool, ticket.amounts, ready))
-        return math.inf
-
-    # -- the pools -------------------------------------------------------------------------------------------
-
     def _grant(self, ticket: Ticket, now: float) -> None:
         ticket.state = GRANTED
-        amounts = ticket.amounts
-        lane = ticket.lane
-        lane.in_flight += 1
-        discovered = lane.discovered
-        if discovered is not None:
-            ticket.full = tuple(
-                (meter, now)
-                for pool in lane.pools
-                for meter in pool.live
-                if isinstance(meter, TokenBucket) and meter.remaining(now) >= meter.capacity
-            )
-        for pool in lane.pools:
-            pool.in_flight += 1
-            for meter in pool.meters:
-                meter.take(amounts[meter.dimension], now)
-            if pool.question.probing:
-                pool.question.probe()
-                ticket.probes.append(pool.question)
-        if discovered is not None:
-            ticket.passage = discovered.let_go(amounts, now)
-            if discovered.question.probing:
-                discovered.question.probe()
-                ticket.probes.append(discovered.question)
+        take(ticket, now)
+
+    def _give_back(self, ticket: Ticket, now: float, actual: Amounts | None) -> None:
+        give_back(ticket, now, actual)
 
     def _waited(self, ticket: Ticket, now: float) -> None:
         """Keep the books of what time goes on."""
         ticket.held_by = reason = ticket.lane.held_by
         self.waits[reason] = self.waits.get(reason, 0.0) + now - ticket.since
-
-    def _give_back(self, ticket: Ticket, now: float, actual: Amounts | None) -> None:
-        lane = ticket.lane
-        for question in ticket.probes:  # nothing was heard of it
-            question.withdrawn()
-        ticket.probes = []
-        if lane.discovered is not None and ticket.passage is not None:
-            lane.discovered.over(ticket.passage, actual, now)
-            ticket.passage = None
-        if lane.windows and ticket.grains is None and actual is not None:
-            amounts = ticket.amounts  # nobody told when it was sent: no later than now
-            ticket.grains = [window.send(amounts[window.dimension], now) for window in lane.windows]
-        grains = iter(ticket.grains or ())
-        lane.in_flight -= 1
-        for pool in lane.pools:
-            pool.in_flight -= 1
-            for meter in pool.meters:
-                taken = ticket.amounts[meter.dimension]
-                surplus = taken if actual is None else taken - actual[meter.dimension]
-                if isinstance(meter, TokenBucket):
-                    if surplus:
-                        meter.give(surplus, now)
-                elif ticket.grains is None:
-                    meter.give_pending(taken)
-                else:
-                    grain = next(grains)
-                    if surplus:
-                        meter.give(surplus, grain, now)
-        ticket.grains = None
-
-    def _check_possible(self, ticket: Ticket) -> None:
-        amounts = ticket.amounts
-        for pool in ticket.lane.pools:
-            for meter in pool.meters:
-                if amounts[meter.dimension] > meter.quota and meter.dimension != REQUESTS:
-                    raise ImpossibleRequest(
-                        f"the request needs {amounts[meter.dimension]:g} of {meter.name}, but limit "
-                        f"{pool.name!r} gives {meter.quota:g} in all; make the request smaller (its input or its "
-                        f"max_tokens) or raise the limit"
-                    )
 
     # -- the groups ------------------------------------------------------------------------------------------
 
@@ -489,20 +304,3 @@ class Core:
             absorbed.alarm = math.inf  # its alarm would see to these lanes alone, past those who stand before them
         lane.group = group
         group.lanes.append(lane)
-
-
-def _bucket_explains(ticket: Ticket, question: Question, now: float) -> bool:
-    """Whether a bucket would have been next to empty too, so that the refusal does not speak for a window."""
-    sent_at = now if ticket.passage is None else ticket.passage.sent_at
-    return any(
-        next_to_empty(meter.bucket, sent_at, now)
-        for pool in ticket.lane.pools
-        for meter in pool.live
-        if isinstance(meter, Undecided) and meter.question is question
-    )
-
-
-def _reason(holding: list[Pool], amounts: Amounts, now: float) -> str:
-    """What holds a request up longest: a limit and its dimension."""
-    pool = max(holding, key=lambda pool: pool.ready_at(amounts, now)) if len(holding) > 1 else holding[0]
-    return f"{pool.bottleneck(amounts, now)} of {pool.name}"

@@ -1,0 +1,171 @@
+"""What a grant takes from the pools of its lane, what comes back of it, and what its answer tells them.
+
+Only arithmetic may live here, as in :mod:`.core`. A ticket passes through in this order: :func:`check_possible`,
+:func:`take`, :func:`stamp` (as often as it turns out to be sent later), :func:`hear` (for each thing its answer says),
+:func:`give_back`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..errors import ImpossibleRequest
+from .bucket import TokenBucket
+from .discovery import Discovered, Word, next_to_empty
+from .lanes import Ticket
+from .pool import Amounts
+from .spec import REQUESTS
+from .undecided import Question, Undecided
+
+# How long after its grant a request is taken to be sent at the latest, where its owner says when. A busy event loop
+# sends a few tenths of a second later; whoever takes longer must not stop a bucket from refilling for others.
+LARGEST_LAG: Final = 0.5
+
+
+def check_possible(ticket: Ticket) -> None:
+    """See that a ticket may be granted some day.
+
+    Raises:
+        ImpossibleRequest: it needs more than a configured limit's whole quota.
+    """
+    amounts = ticket.amounts
+    for pool in ticket.lane.pools:
+        for meter in pool.meters:
+            if amounts[meter.dimension] > meter.quota and meter.dimension != REQUESTS:
+                raise ImpossibleRequest(
+                    f"the request needs {amounts[meter.dimension]:g} of {meter.name}, but limit "
+                    f"{pool.name!r} gives {meter.quota:g} in all; make the request smaller (its input or its "
+                    f"max_tokens) or raise the limit"
+                )
+
+
+def take(ticket: Ticket, now: float) -> None:
+    """Take a ticket's amounts from all pools."""
+    amounts = ticket.amounts
+    lane = ticket.lane
+    lane.in_flight += 1
+    discovered = lane.discovered
+    if discovered is not None:
+        ticket.full = tuple(
+            (meter, now)
+            for pool in lane.pools
+            for meter in pool.live
+            if isinstance(meter, TokenBucket) and meter.remaining(now) >= meter.capacity
+        )
+    for pool in lane.pools:
+        pool.in_flight += 1
+        for meter in pool.meters:
+            meter.take(amounts[meter.dimension], now)
+        if pool.question.probing:
+            pool.question.probe()
+            ticket.probes.append(pool.question)
+    if discovered is not None:
+        ticket.passage = discovered.let_go(amounts, now)
+        if discovered.question.probing:
+            discovered.question.probe()
+            ticket.probes.append(discovered.question)
+
+
+def stamp(ticket: Ticket, now: float, *, really: bool) -> None:
+    """A granted request goes out now: this is when a sliding window begins to count it. The latest stamp holds.
+
+    ``really``: its owner says that it goes out; what may come in between is on its way then.
+    """
+    lane = ticket.lane
+    windows = lane.windows
+    if windows:
+        amounts = ticket.amounts
+        for window, grain in zip(windows, ticket.grains or (), strict=False):
+            window.unsend(amounts[window.dimension], grain, now)
+        ticket.grains = [
+            window.send(amounts[window.dimension], now + window.margin if really else now) for window in windows
+        ]
+    if lane.discovered is not None and ticket.passage is not None:
+        lane.discovered.went(ticket.passage, now, really=really)
+        if really:
+            _sent_later(ticket, now)
+
+
+def _sent_later(ticket: Ticket, now: float) -> None:
+    """A provider's full bucket stays full until the request is there: ours must not begin to refill before."""
+    if ticket.full:
+        for meter, since in ticket.full:
+            meter.full_until(min(max(now, since), since + LARGEST_LAG), since)
+        ticket.full = ()
+
+
+def hear(ticket: Ticket, now: float, word: Word) -> None:
+    """Learn from an answer while its request holds its grant."""
+    discovered = ticket.lane.discovered
+    if discovered is None or ticket.passage is None:
+        return
+    explained = False
+    for question in ticket.probes:
+        if word.verdict == "let in":
+            question.let_in()
+        elif word.verdict == "refused" and not _bucket_explains(ticket, question, now):
+            question.refused()
+            explained = True
+        else:
+            question.withdrawn()
+    ticket.probes = []
+    if word.verdict == "refused" and not explained:
+        explained = _accounts_for(ticket, discovered, now)
+    discovered.hear(ticket.passage, word, now, explained=explained)
+
+
+def _accounts_for(ticket: Ticket, discovered: Discovered, now: float) -> bool:
+    """Whether a configured limit was next to empty, so that a refusal says no more than that clocks differ."""
+    passage = ticket.passage
+    if passage is None or not discovered.may_be_close(passage):
+        return False
+    for pool in ticket.lane.pools:
+        for meter in pool.meters:
+            if next_to_empty(meter, passage.sent_at, now):
+                discovered.was_close(passage)
+                for window in pool.windows:
+                    window.widen()
+                return True
+    return False
+
+
+def _bucket_explains(ticket: Ticket, question: Question, now: float) -> bool:
+    """Whether a bucket would have been next to empty too, so that the refusal does not speak for a window."""
+    sent_at = now if ticket.passage is None else ticket.passage.sent_at
+    return any(
+        next_to_empty(meter.bucket, sent_at, now)
+        for pool in ticket.lane.pools
+        for meter in pool.live
+        if isinstance(meter, Undecided) and meter.question is question
+    )
+
+
+def give_back(ticket: Ticket, now: float, actual: Amounts | None) -> None:
+    """Leave the pools: what was not used after all comes back. None for a request that was never sent."""
+    lane = ticket.lane
+    for question in ticket.probes:  # nothing was heard of it
+        question.withdrawn()
+    ticket.probes = []
+    if lane.discovered is not None and ticket.passage is not None:
+        lane.discovered.over(ticket.passage, actual, now)
+        ticket.passage = None
+    if lane.windows and ticket.grains is None and actual is not None:
+        amounts = ticket.amounts  # nobody told when it was sent: no later than now
+        ticket.grains = [window.send(amounts[window.dimension], now) for window in lane.windows]
+    grains = iter(ticket.grains or ())
+    lane.in_flight -= 1
+    for pool in lane.pools:
+        pool.in_flight -= 1
+        for meter in pool.meters:
+            taken = ticket.amounts[meter.dimension]
+            surplus = taken if actual is None else taken - actual[meter.dimension]
+            if isinstance(meter, TokenBucket):
+                if surplus:
+                    meter.give(surplus, now)
+            elif ticket.grains is None:
+                meter.give_pending(taken)
+            else:
+                grain = next(grains)
+                if surplus:
+                    meter.give(surplus, grain, now)
+    ticket.grains = None
