@@ -30,7 +30,8 @@ DONE = (State.OK, State.REFUSED)
 class KeyTable:
     """A hash table from a row's 16-byte key to a slot number, and columns indexed by slot.
 
-    Keys must be digests: their first bytes are used as the hash.
+    Keys are digests when we made them, but those in a results file are whatever stands there: Python's own hash of all
+    sixteen bytes, which nobody can foresee, keeps any of them apart.
 
     Attributes:
         state: one :class:`State` per slot.
@@ -60,7 +61,7 @@ class KeyTable:
     def find(self, key: bytes) -> int:
         """The key's slot, or -1."""
         buckets, mask, keys = self._buckets, self._mask, self._keys
-        bucket = int.from_bytes(key[:8], "little") & mask
+        bucket = hash(key) & mask
         while slot := buckets[bucket]:
             start = (slot - 1) * KEY_BYTES
             if keys[start : start + KEY_BYTES] == key:
@@ -95,9 +96,9 @@ class KeyTable:
         """Remember a row's fingerprint (16 bytes)."""
         self._prints[slot * KEY_BYTES : (slot + 1) * KEY_BYTES] = value
 
-    def _enter(self, key: bytes | bytearray, slot: int) -> None:
+    def _enter(self, key: bytes, slot: int) -> None:
         buckets, mask = self._buckets, self._mask
-        bucket = int.from_bytes(key[:8], "little") & mask
+        bucket = hash(key) & mask
         while buckets[bucket]:
             bucket = (bucket + 1) & mask
         buckets[bucket] = slot + 1
@@ -109,4 +110,4 @@ class KeyTable:
         keys = self._keys
         for slot in range(len(self.state)):
             start = slot * KEY_BYTES
-            self._enter(keys[start : start + 8], slot)
+            self._enter(bytes(keys[start : start + KEY_BYTES]), slot)
