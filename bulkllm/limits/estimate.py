@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 # English prose and code lie between 3.5 and 4.5 characters a token, JSON around 4, Chinese at 1.5.
 _CHARACTERS_PER_TOKEN: Final = 4.0
@@ -56,6 +56,22 @@ class Estimate:
     likely_output: float = 0.0
 
 
+class Size(NamedTuple):
+    """What an estimate is made of, so that a request need not be kept to be estimated again.
+
+    Attributes:
+        characters: of the prompt.
+        messages: that it consists of.
+        bound: tokens of the answer at most, of all answers together; None where the request does not say.
+        vectors: what is asked for are embeddings, which have no output.
+    """
+
+    characters: int
+    messages: int
+    bound: float | None
+    vectors: bool
+
+
 class TokenEstimator:
     """Estimates by model. Its numbers are running averages, so a race between threads costs at most one sample."""
 
@@ -64,13 +80,16 @@ class TokenEstimator:
 
     def estimate(self, model: str, options: Mapping[str, Any]) -> Estimate:
         """Estimate a request by LiteLLM's keywords."""
+        return self.estimate_of(model, size_of(options))
+
+    def estimate_of(self, model: str, size: Size) -> Estimate:
+        """Estimate a request by its size."""
         calibration = self._models.get(model) or _FRESH
-        characters, messages = _size(options)
+        characters, messages, bound, vectors = size
         input_tokens = characters / calibration.characters_per_token + messages * _TOKENS_PER_MESSAGE
-        bound = _bound(options)
-        output_tokens = calibration.output_tokens if bound is None else bound * _answers(options)
-        if "input" in options and "messages" not in options and "max_output_tokens" not in options:
-            output_tokens = calibration.output_tokens if calibration.answers else 0.0  # an embedding has no output
+        output_tokens = calibration.output_tokens if bound is None else bound
+        if vectors:
+            output_tokens = calibration.output_tokens if calibration.answers else 0.0
         return Estimate(input_tokens, output_tokens, characters, bound is not None, calibration.likely(output_tokens))
 
     def learn(self, model: str, characters: int, input_tokens: int, output_tokens: int) -> None:
@@ -133,6 +152,14 @@ def _answers(options: Mapping[str, Any]) -> int:
 def _content(message: object) -> object:
     """A message's content. An answer that goes on in a conversation is one of LiteLLM's objects, not a dict."""
     return message.get("content") if isinstance(message, Mapping) else getattr(message, "content", None)
+
+
+def size_of(options: Mapping[str, Any]) -> Size:
+    """The size of a request by LiteLLM's keywords."""
+    characters, messages = _size(options)
+    bound = _bound(options)
+    vectors = "input" in options and "messages" not in options and "max_output_tokens" not in options
+    return Size(characters, messages, None if bound is None else bound * _answers(options), vectors)
 
 
 def _size(options: Mapping[str, Any]) -> tuple[int, int]:
