@@ -21,7 +21,7 @@ from ..accounting import UsageRecord
 from ..calls import record_of_error
 from ..errors import InvalidAnswer, RunStopped
 from .asking import Call
-from .intake import BadRow, Intake, Item, Met, PoolName, Waiting
+from .intake import Intake
 from .keytable import KeyTable
 from .pools import Pool
 from .recorder import Recorder
@@ -32,6 +32,7 @@ from .result import ResultRow, RowError
 from .sources import Indexed, Streamed
 from .turns import Turns
 from .verdict import ASK_AGAIN, Verdict, judge
+from .waiting import BadRow, Item, Met, PoolName, Waiting
 
 logger = logging.getLogger(__name__)
 

@@ -7,101 +7,19 @@ finished row's line with other columns.
 from __future__ import annotations
 
 import heapq
-from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
-from ..errors import ConfigError, RequestFileError
+from ..errors import RequestFileError
+from .changes import Changes
 from .identity import key_of_id, key_of_line, key_of_variant, nth_key
 from .journal import Journal
 from .keytable import KeyTable, State
 from .lines import encode_columns, head_of, with_columns
 from .rawrow import CURE, RawRow
-from .request import BulkRequest, Draft, Shaper
+from .request import Draft, Shaper
 from .sources import Indexed
-
-PoolName: TypeAlias = tuple[str, str | None, str | None] | None
-"""Model, endpoint and the row's own key; None for rows that cannot be asked."""
-
-_ALLOWED_CHANGES = 100  # one finished row in a hundred may have changed before somebody is asked
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that cannot be asked, for the reason given."""
-
-    index: int
-    custom_id: str | None
-    key: bytes
-    error: RequestFileError
-    carried: Mapping[str, Any]
-
-
-Item: TypeAlias = BulkRequest | BadRow
-
-
-@dataclass(slots=True)
-class Met:
-    """A row that is to be asked, as far as it is known yet."""
-
-    slot: int
-    draft: Draft | None
-    error: RequestFileError | None
-    name: str | None = None
-    model: int = 0
-
-    @property
-    def pool(self) -> PoolName:
-        """Where it stands in line."""
-        return None if self.draft is None or self.error is not None else self.draft.pool
-
-
-class Waiting:
-    """Rows that wait for their turn as four numbers each, to be read again when it comes."""
-
-    __slots__ = ("_lines", "_models", "_next", "_places", "_slots")
-
-    def __init__(self) -> None:
-        self._slots = array("I")
-        self._places = array("Q")
-        self._lines = array("I")
-        self._models = array("H")
-        self._next = 0
-
-    def __len__(self) -> int:
-        return len(self._slots) - self._next
-
-    def append(self, slot: int, place: int, line: int, model: int) -> None:
-        """Stand in line."""
-        self._models.append(model)
-        self._slots.append(slot)
-        self._places.append(place)
-        self._lines.append(line)
-
-    def first(self) -> int:
-        """The slot of the first in line."""
-        return self._slots[self._next]
-
-    def pop(self) -> tuple[int, int, int, int]:
-        """The first in line: slot, place, line, and which of the run's models."""
-        at = self._next
-        self._next = at + 1
-        return self._slots[at], self._places[at], self._lines[at], self._models[at]
-
-    def slots(self) -> Sequence[int]:
-        """The slots that stand in line."""
-        return self._slots[self._next :]
-
-    def keep(self, wanted: Callable[[int], bool]) -> None:
-        """Let only those slots stand in line that are wanted."""
-        kept = [at for at in range(self._next, len(self._slots)) if wanted(self._slots[at])]
-        self._slots = array("I", [self._slots[at] for at in kept])
-        self._places = array("Q", [self._places[at] for at in kept])
-        self._lines = array("I", [self._lines[at] for at in kept])
-        self._models = array("H", [self._models[at] for at in kept])
-        self._next = 0
+from .waiting import BadRow, Item, Met, PoolName, Waiting
 
 
 class Intake:
@@ -138,14 +56,9 @@ class Intake:
         self._table = table
         self._journal = journal
         self._path = path
-        self._redo_changed = redo_changed
         self._retry_failed = retry_failed
         self._skip_bad = skip_bad
-        self._finished_before = table.state.count(State.OK)
-        self._finished_met = 0
-        self._changed = 0
-        self._known_by_model = [0] * len(self._shapers)
-        self._new_by_model = [0] * len(self._shapers)
+        self._changes = Changes(table.state.count(State.OK), len(self._shapers), allowed=redo_changed)
         self.rows = 0
         self.total = 0
         self.ok = 0
@@ -229,11 +142,11 @@ class Intake:
         other of the two, then that one goes on: a model may be added to a run, or asked alone after it.
         """
         several = shaper.variant is not None and not draft.own.get("model")
-        if not several and not self._finished_before:
+        if not several and not self._changes.finished:
             return plain
         one_of = key_of_variant(plain, shaper.label)
         own, other = (one_of, plain) if several else (plain, one_of)
-        if not self._finished_before:
+        if not self._changes.finished:
             return own
         slot = self._table.find(own)
         if slot < 0 or self._table.fingerprint(slot) != print_:
@@ -255,19 +168,15 @@ class Intake:
         changed = state != State.NEW and table.fingerprint(slot) != print_
         ask = True
         if state == State.OK:
-            self._finished_met += 1
-            self._known_by_model[number] += 1
-            if changed:
-                self._changed += 1
-                self._check_changes(self._changed)
-            else:
+            self._changes.met(number, changed=changed)
+            if not changed:
                 ask = False
                 self.ok += 1
         elif state == State.REFUSED and not changed and not self._retry_failed:
             ask = False
             self.failed += 1
         elif state == State.NEW and draft is not None and draft.custom_id is None:
-            self._new_by_model[number] += 1
+            self._changes.met_new(number)
         if state != State.NEW and table.index[slot] != index and self._journal is not None:
             self._journal.moved = True
         table.index[slot] = index
@@ -287,28 +196,12 @@ class Intake:
             journal.append(slot, line, head)
 
     def all_met(self) -> None:
-        """The whole input has been met: compare once more, now that it is known which finished rows are missing.
-
-        A row without ``custom_id`` that changed looks like a new row, and the finished one like a row that is gone.
+        """The whole input has been met.
 
         Raises:
             ConfigError: too many finished rows have changed.
         """
-        gone = self._finished_before - self._finished_met
-        # A model of which no row is known was added to the run: its rows are new, whatever became of others.
-        known = [new for new, known in zip(self._new_by_model, self._known_by_model, strict=True) if known]
-        self._check_changes(self._changed + min(gone, sum(known or self._new_by_model)))
-
-    def _check_changes(self, changed: int) -> None:
-        finished = self._finished_before
-        if self._redo_changed or changed * _ALLOWED_CHANGES <= finished:
-            return
-        raise ConfigError(
-            f"{changed} of the {finished} finished rows were asked in another way before (the model, an option,"
-            " a prompt, the endpoint or the input has changed); to pay again pass redo_changed (--redo-changed),"
-            " otherwise give another output; if only the endpoint's address has changed, declare a name for it with"
-            " endpoint (--endpoint)"
-        )
+        self._changes.all_met()
 
     def thin(self, sample: int, lines: Mapping[PoolName, Waiting]) -> None:
         """Leave only a sample of the rows met: those with the smallest keys, which are digests.

@@ -8,64 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from ..accounting import Amount, Budget, UsageTracker
 from ..errors import ConfigError
 from .asking import Call
 from .engine import Emit, Engine
-from .intake import Intake, PoolName, Waiting, scan
+from .intake import Intake, scan
 from .journal import Journal
 from .keytable import KeyTable
 from .progress import Progress, Silence, Speed, display_for
 from .recorder import Recorder
 from .result import ResultRow, RunResult
+from .settings import Settings
 from .sources import Indexed, Requests, Streamed, files_of, open_source
 from .spent import spent_in
 from .standing import StatusOf, standing
 from .variants import shapers_of
 from .verdict import ASK_AGAIN
+from .waiting import PoolName, Waiting
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The run's own keywords; `bulkllm.bulk.runner.arun` says what they mean."""
-
-    model: Any = None
-    output: str | os.PathLike[str] | None = None
-    max_in_flight: int = 256
-    endpoint: str | None = None
-    system: str | None = None
-    prompt: str | None = None
-    redo_changed: bool = False
-    retry_failed: bool = False
-    skip_bad: bool = False
-    limit: int | None = None
-    progress: bool | Callable[[Progress], Any] = True
-    fallbacks: Sequence[Any] = ()
-    deployments: Sequence[Mapping[str, Any]] | None = None
-    validate: Callable[[Any], Any] | None = None
-    reasks: int = 2
-    on_error: Literal["keep", "raise"] = "keep"
-    sample: int | None = None
-    ordered: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_in_flight < 1:
-            raise ConfigError(f"max_in_flight={self.max_in_flight} must be at least 1")
-        if self.limit is not None and self.limit < 0:
-            raise ConfigError(f"limit={self.limit} must not be negative")
-        if self.sample is not None and self.sample < 1:
-            raise ConfigError(f"sample={self.sample} must be at least 1")
-        if self.on_error not in ("keep", "raise"):
-            raise ConfigError(f"on_error={self.on_error!r} is neither 'keep' nor 'raise'")
 
 
 @dataclass(frozen=True, slots=True)

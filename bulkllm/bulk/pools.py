@@ -10,8 +10,8 @@ from collections import deque
 from typing import TypeAlias
 
 from ..accounting import UsageRecord
-from .intake import Met, PoolName, Waiting
 from .verdict import Verdict
+from .waiting import Met, PoolName, Waiting
 
 REFUSALS = 10
 """So many rows in a row, refused for a reason that will meet every other row too, stop their pool."""

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ..accounting import UsageRecord
-from .intake import Item
 from .journal import Journal
 from .keytable import State
 from .lines import Head, encode, encode_columns, result_line
 from .result import RowError, plain
 from .spent import spent_on
+from .waiting import Item
 
 logger = logging.getLogger(__name__)
 

@@ -1,44 +1,35 @@
 """Bulk runs: the three ways to start one.
 
-What may live here: the public functions, and the client that they use.
+What may live here: the public functions. Their keywords become a run in one place, `_job`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import difflib
 import inspect
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias
 
-from ..accounting import Budget, UsageRecord
-from ..calls import record_of
-from ..client import Client, default_client
-from ..errors import ConfigError, RowFailed, RunStopped
+from ..accounting import Budget
+from ..client import Client
+from ..errors import RowFailed, RunStopped
 from .asking import Call
-from .deployments import Deployments, places
+from .callers import asked, caller, status_of
 from .engine import Emit
-from .fallbacks import Fallbacks, alternatives
 from .interrupts import interrupts
-from .job import Job, Settings
-from .options import ROW_OPTIONS
+from .job import Job
 from .progress import Progress
-from .request import BulkRequest
 from .result import ResultRow, RunResult
+from .settings import Settings
 from .sources import Requests
-from .standing import StatusOf
-from .structured import Structured
 
 OnResult: TypeAlias = Callable[[ResultRow], Any]
 
-_OWN: Final = (*Settings.__dataclass_fields__, "budget", "client", "on_result", "handle_signals")
-_CLIENTS: Final = ("limits", "retry", "cache")
-_CLOSE: Final = 0.8  # how like an argument of ours an unknown one must be to be taken for a slip of the pen
 _STREAMED: Final = 64  # finished rows that wait for a reader of `stream`
 
 
@@ -122,37 +113,7 @@ async def arun(
         RunLocked: another run is writing to the results file.
         RowFailed: a row failed, with ``on_error="raise"``. The rows in flight were finished.
     """
-    settings = Settings(
-        model=model,
-        output=output,
-        max_in_flight=max_in_flight,
-        endpoint=endpoint,
-        system=system,
-        prompt=prompt,
-        redo_changed=redo_changed,
-        retry_failed=retry_failed,
-        skip_bad=skip_bad,
-        limit=limit,
-        sample=sample,
-        fallbacks=fallbacks,
-        deployments=deployments,
-        validate=validate,
-        reasks=reasks,
-        on_error=on_error,
-        progress=progress,
-    )
-    inner = _caller(call, client, options, budget)
-    call = _asked(inner, settings, options, client)
-    job = Job(
-        requests,
-        settings,
-        options,
-        call=call,
-        emit=_emit(on_result, settings.on_error),
-        keep=output is None,
-        budget=budget,
-        status_of=_status_of(inner),
-    )
+    job = _job(**locals(), keep=output is None)
     with interrupts(job.interrupt) if handle_signals else nullcontext():
         return await job.go()
 
@@ -188,37 +149,7 @@ def run(
 
     Inside a running event loop (a notebook) the run has a thread and a loop of its own, and this one waits.
     """
-    settings = Settings(
-        model=model,
-        output=output,
-        max_in_flight=max_in_flight,
-        endpoint=endpoint,
-        system=system,
-        prompt=prompt,
-        redo_changed=redo_changed,
-        retry_failed=retry_failed,
-        skip_bad=skip_bad,
-        limit=limit,
-        sample=sample,
-        fallbacks=fallbacks,
-        deployments=deployments,
-        validate=validate,
-        reasks=reasks,
-        on_error=on_error,
-        progress=progress,
-    )
-    inner = _caller(call, client, options, budget)
-    call = _asked(inner, settings, options, client)
-    job = Job(
-        requests,
-        settings,
-        options,
-        call=call,
-        emit=_emit(on_result, settings.on_error),
-        keep=output is None,
-        budget=budget,
-        status_of=_status_of(inner),
-    )
+    job = _job(**locals(), keep=output is None)
     with interrupts(job.interrupt) if handle_signals else nullcontext():
         try:
             asyncio.get_running_loop()
@@ -263,27 +194,9 @@ async def stream(
     Raises:
         RunStopped: at the end, if the run was stopped before its input ended; and what `arun` raises.
     """
-    settings = Settings(
-        model=model,
-        output=output,
-        max_in_flight=max_in_flight,
-        endpoint=endpoint,
-        system=system,
-        prompt=prompt,
-        redo_changed=redo_changed,
-        retry_failed=retry_failed,
-        skip_bad=skip_bad,
-        limit=limit,
-        sample=sample,
-        fallbacks=fallbacks,
-        deployments=deployments,
-        validate=validate,
-        reasks=reasks,
-        on_error=on_error,
-        ordered=ordered,
-        progress=progress,
-    )
+    keywords = locals()
     finished: asyncio.Queue[ResultRow | None] = asyncio.Queue(_STREAMED)
+    job = _job(**keywords, on_result=finished.put, keep=False)
     reading = True
 
     async def work() -> RunResult:
@@ -293,18 +206,6 @@ async def stream(
             if reading:
                 await finished.put(None)
 
-    inner = _caller(call, client, options, budget)
-    call = _asked(inner, settings, options, client)
-    job = Job(
-        requests,
-        settings,
-        options,
-        call=call,
-        emit=_emit(finished.put, settings.on_error),
-        keep=False,
-        budget=budget,
-        status_of=_status_of(inner),
-    )
     task = asyncio.create_task(work())
     try:
         while (row := await finished.get()) is not None:
@@ -319,62 +220,31 @@ async def stream(
         raise RunStopped(result.stopped)
 
 
-def _caller(call: Call | None, client: Client | None, options: dict[str, Any], budget: Budget | None) -> Call:
-    """What asks a row; what belongs to a client is taken out of the options."""
-    if call is not None and budget is not None:
-        raise ConfigError("call, budget exclude each other: what calls of one's own cost is not known before")
-    names = [name for name in _CLIENTS if options.get(name) is not None]
-    if "cache" in names and isinstance(options["cache"], dict):
-        names.remove("cache")
-    made_of = {name: options.pop(name) for name in names}
-    for name in options.keys() - ROW_OPTIONS:
-        close = difflib.get_close_matches(name, _OWN, n=1, cutoff=_CLOSE)
-        if close:
-            raise ConfigError(f"there is no option {name!r}; {close[0]!r} was meant, it seems")
-    given = [*(["call"] if call else []), *(["client"] if client else []), *made_of]
-    if call is not None or client is not None:
-        if len(given) > 1:
-            raise ConfigError(f"{', '.join(given)} exclude each other: a client has its own limits, retries and cache")
-        return ClientCall(client) if client is not None else cast("Call", call)
-    return ClientCall(Client(**made_of) if made_of else default_client())
-
-
-def _asked(call: Call, settings: Settings, options: Mapping[str, Any], client: Client | None) -> Call:
-    """A call with what stands around it: several places, the form of answers, other models for rows that fail."""
-    if settings.deployments is not None:
-        if not isinstance(settings.model, str):
-            raise ConfigError("deployments= are places of one model: give model=, the name that all of them answer to")
-        among = places(settings.deployments, settings.model, client or default_client(), ClientCall)
-        call = Deployments(settings.model, among, call)
-    form = options.get("response_format")
-    call = Structured(call, validate=settings.validate, reasks=settings.reasks, given=form)
-    others = alternatives(settings.fallbacks)
-    return Fallbacks(call, others) if others else call
-
-
-class ClientCall:
-    """What asks a row through a client.
-
-    Attributes:
-        status_of: how the limits of a model stand, in that client.
-    """
-
-    def __init__(self, client: Client) -> None:
-        self.status_of = client.limiter.status
-        self._ways: dict[str, Callable[..., Awaitable[Any]]] = {
-            "completion": client.acompletion,
-            "embedding": client.aembedding,
-            "responses": client.aresponses,
-        }
-
-    async def __call__(self, request: BulkRequest) -> tuple[Any, UsageRecord | None]:
-        """Ask a row."""
-        response = await self._ways[request.operation](**request.body)
-        return response, record_of(response)
-
-
-def _status_of(call: Call) -> StatusOf | None:
-    return call.status_of if isinstance(call, ClientCall) else None
+def _job(
+    requests: Requests,
+    *,
+    options: dict[str, Any],
+    keep: bool,
+    call: Call | None,
+    client: Client | None,
+    budget: Budget | None,
+    on_result: OnResult | None,
+    handle_signals: bool = False,  # noqa: ARG001 - it stands among the keywords, and is the callers' business
+    **own: Any,
+) -> Job:
+    """The run that some keywords describe: what is not named here is the run's own, and becomes its `Settings`."""
+    settings = Settings(**own)
+    inner = caller(call, client, options, budget)
+    return Job(
+        requests,
+        settings,
+        options,
+        call=asked(inner, settings, options, client),
+        emit=_emit(on_result, settings.on_error),
+        keep=keep,
+        budget=budget,
+        status_of=status_of(inner),
+    )
 
 
 def _emit(on_result: OnResult | None, on_error: str) -> Emit | None:

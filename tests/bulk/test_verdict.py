@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from bulkllm import errors
-from bulkllm.bulk.intake import Waiting
 from bulkllm.bulk.pools import REFUSALS, Pool
 from bulkllm.bulk.verdict import Verdict, judge
+from bulkllm.bulk.waiting import Waiting
 
 
 @pytest.mark.parametrize(
