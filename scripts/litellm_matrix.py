@@ -25,10 +25,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-OLDEST, LOCKED, NEWEST = "1.85.0", "1.105.3", "1.109.1"
-VERSIONS = (OLDEST, "1.97.0", "1.101.6", LOCKED, NEWEST)
+OLDEST, LOCKED, NEWEST = "1.85.0", "1.105.3", "1.110.2"
+VERSIONS = (OLDEST, "1.97.0", "1.101.6", LOCKED, "1.109.1", NEWEST)
 ALIASES = {"oldest": OLDEST, "locked": LOCKED, "newest": NEWEST}
-WITHOUT_DEPENDENCIES = frozenset({NEWEST})
+WITHOUT_DEPENDENCIES = frozenset({"1.109.1"})
 
 TOOLS = ("platformdirs>=4.2", "pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3", "hypothesis>=6.100")
 

@@ -42,7 +42,8 @@ def freeze_response(response: Any) -> dict[str, Any] | None:
     kind = kind_of(response)
     if kind is None or not _WORTH_KEEPING[kind](response):
         return None
-    frozen: dict[str, Any] = response.model_dump(warnings=False)
+    # By alias, since OpenAI's classes have fields whose names Python keeps for itself (``async``, ``schema``).
+    frozen: dict[str, Any] = response.model_dump(warnings=False, by_alias=kind == RESPONSES)
     return frozen
 
 

@@ -6,7 +6,7 @@ that is in order.
 
 What is wrong with it, by version (measured, base installs):
 
-- 1.102 to 1.109: a hit imports parts of the proxy and raises ``ModuleNotFoundError: fastapi`` (BerriAI/litellm#42195).
+- 1.102 to 1.110: a hit imports parts of the proxy and raises ``ModuleNotFoundError: fastapi`` (BerriAI/litellm#42195).
 - up to 1.103: ``aembedding`` with some of its inputs in the cache asks for the whole batch, then takes the answer for
   that of the missing part, and so returns the vectors of other texts. From 1.104 on it asks for the missing ones. On
   all of them the usage of such an answer counts what came from the cache, too.
@@ -278,7 +278,7 @@ _MENDS = (
     Mend(
         name="cache hits without fastapi",
         oldest=(1, 102),
-        newest=(1, 109),
+        newest=(1, 110),
         owner=None,
         functions=("_should_defer_streaming_cache_hit_callbacks",),
         parameters=("cached_result",),
@@ -289,7 +289,7 @@ _MENDS = (
     Mend(
         name="embeddings that are cached in part",
         oldest=(1, 85),
-        newest=(1, 109),
+        newest=(1, 110),
         owner="LLMCachingHandler",
         functions=(
             "_combine_cached_embedding_response_with_api_result",

@@ -5,7 +5,7 @@ mended by the rules of :mod:`.litellm_mend`. (It stands beside the other mends, 
 
 Anthropic, Groq, Mistral, DeepSeek and the Responses API go through ``AsyncHTTPHandler.post``. Up to 1.105 it resends
 when the connection is reset in place of an answer, too: the provider may well have worked, and will bill twice. In
-1.109 it does where it could not connect. Either way it is a retry layer below ours, which no record counts. Calls that
+1.110 it does where it could not connect. Either way it is a retry layer below ours, which no record counts. Calls that
 the program makes of LiteLLM directly are resent as ever.
 """
 
@@ -72,7 +72,9 @@ def _requests(name: str, handler: Any, function: Function) -> int:
         """Nothing was opened."""
 
     client = SimpleNamespace(build_request=lambda *_, **__: None, send=send, aclose=close)
-    stub = SimpleNamespace(client=client, timeout=1.0, event_hooks=None, create_client=lambda **_: client)
+    stub = SimpleNamespace(
+        client=client, timeout=1.0, event_hooks=None, create_client=lambda **_: client, token_exchange_engine=None
+    )
     setattr(stub, name, partial(function, stub))
     posting = handler.AsyncHTTPHandler.post(stub, url="http://127.0.0.1/", json={})
     try:
@@ -100,5 +102,5 @@ def _mend(name: str, oldest: tuple[int, int], newest: tuple[int, int], *paramete
 
 MENDS = (
     _mend("single_connection_post_request", (1, 85), (1, 105), "client"),
-    _mend("single_connection_request", (1, 108), (1, 109), "method", "client"),
+    _mend("single_connection_request", (1, 108), (1, 110), "method", "client"),
 )

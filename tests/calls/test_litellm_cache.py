@@ -199,7 +199,7 @@ def test_whoever_undoes_it_is_obeyed_until_he_asks_for_it(provider: FakeProvider
 
 
 def _breaks_hits() -> bool:
-    return (1, 102) <= litellm_mend.major_minor(_litellm.version()) <= (1, 109)
+    return (1, 102) <= litellm_mend.major_minor(_litellm.version()) <= (1, 110)
 
 
 @pytest.mark.usefixtures("own_cache")
