@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         InvalidAnswer,
         LimitError,
         LimitTimeout,
+        QuotaExhausted,
         RequestFileError,
         RowFailed,
         RunLocked,
@@ -72,6 +73,7 @@ __all__ = [
     "LiteLLMSupport",
     "ModelInfo",
     "Price",
+    "QuotaExhausted",
     "RateLimit",
     "RateLimiter",
     "RequestFileError",
@@ -122,7 +124,8 @@ _HOMES = {
     ),
     "errors": (
         "BudgetExceeded", "BulkLLMError", "CacheError", "ConfigError", "ImpossibleRequest", "IncompatibleLiteLLM",
-        "InvalidAnswer", "LimitError", "LimitTimeout", "RequestFileError", "RowFailed", "RunLocked", "RunStopped",
+        "InvalidAnswer", "LimitError", "LimitTimeout", "QuotaExhausted", "RequestFileError", "RowFailed", "RunLocked",
+        "RunStopped",
     ),
     "limits": (
         "LimitStatus", "RateLimit", "RateLimiter", "Reservation", "fetch_limits", "load_limits", "published_limits",

@@ -6,6 +6,7 @@
     ├── LimitError
     │   ├── ImpossibleRequest   larger than a configured limit's whole quota: it could never run
     │   ├── LimitTimeout        quota did not come free within the time given
+    │   ├── QuotaExhausted      the quota of a day (or longer) is spent, and the call does not wait for the next
     │   └── StoreUnavailable    the store through which processes share limits cannot be used now
     ├── BudgetExceeded          the call would break the budget, and was not made
     ├── CacheError              the cache cannot be used as asked
@@ -21,6 +22,7 @@ a prompt or a completion.
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 
@@ -46,6 +48,37 @@ class ImpossibleRequest(LimitError, ValueError):
 
 class LimitTimeout(LimitError, TimeoutError):
     """Quota did not come free within the time given. Nothing was sent, nothing is held."""
+
+
+class QuotaExhausted(LimitError):
+    """A quota of a day or longer is spent, says the provider, and the call was not to wait. Nothing was sent.
+
+    Attributes:
+        model: LiteLLM's name of the model whose quota it is.
+        quota: which one, such as ``requests per day``; empty where the provider does not say.
+        until: when requests go again, in UTC.
+        retry_after: seconds until then.
+    """
+
+    def __init__(self, model: str, quota: str, until: datetime, retry_after: float) -> None:
+        self.model = model
+        self.quota = quota
+        self.until = until
+        self.retry_after = retry_after
+        super().__init__(
+            f"{self.problem}; call again then, raise the quota with the provider, or have calls wait for it: "
+            f"Client(wait_for_quota=True)"
+        )
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, without the cure."""
+        which = f"the quota of {self.quota}" if self.quota else "a quota that the provider does not name"
+        moment = self.until.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return f"{which} is spent for {self.model}: nothing goes before {moment}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return QuotaExhausted, (self.model, self.quota, self.until, self.retry_after)
 
 
 class StoreUnavailable(LimitError):

@@ -1,7 +1,8 @@
 """What a provider's error means: read from LiteLLM's exceptions, by class, status and the provider's own error code.
 
 Pure, and without LiteLLM: classes are told by their names along the inheritance, which LiteLLM has kept stable, so
-that another lane may raise errors of its own with the same names. Never decided by a substring of a message.
+that another lane may raise errors of its own with the same names. Never decided by a substring of a message; which
+quota is spent some providers say in words only: those are handed on to their profile.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Failure:
         status: the provider's HTTP status, where there was an answer.
         retry_after: seconds that the provider asks to wait, if it does.
         code: the provider's own code for the error, if it gives one.
+        codes: all that it gives: codes, types, and the names of the quotas that the request broke.
+        message: what it says in words.
         charge_unknown: the provider may have worked, and bill, although no answer came.
         headers: of the answer, with names in lower case, where there was one.
     """
@@ -67,6 +70,8 @@ class Failure:
     retry_after: float | None = None
     code: str | None = None
     charge_unknown: bool = False
+    codes: tuple[str, ...] = field(default=(), compare=False)
+    message: str = field(default="", repr=False, compare=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -86,8 +91,8 @@ def failure_of(error: BaseException) -> Failure:
     chain = list(_chain(error))
     status = _status(chain)
     payload = _payload(chain)
-    code = _code(payload)
-    kind = _kind(names, status, code, payload)
+    code, codes = _code(payload), _codes(payload)
+    kind = _kind(names, status, code, codes, payload)
     if (kind == "server" or status in _SUCCESS) and _broke_off(chain):
         kind = "connection"
     unknown = _NOT_ACCEPTED in names or (
@@ -96,7 +101,17 @@ def failure_of(error: BaseException) -> Failure:
     if any(isinstance(link, ImportError) for link in chain):
         kind, unknown = "request", False  # LiteLLM dresses a missing package up as a connection error; it stays missing
     headers = _headers(chain)
-    return Failure(kind, status, _wait(headers, payload), code, unknown, headers[0] if headers else {})
+    message = payload.get("message")
+    return Failure(
+        kind,
+        status,
+        _wait(headers, payload),
+        code,
+        unknown,
+        codes,
+        message if isinstance(message, str) else "",
+        headers[0] if headers else {},
+    )
 
 
 def _broke_off(chain: list[BaseException]) -> bool:
@@ -108,7 +123,9 @@ def _not_reached(link: BaseException) -> bool:
     return isinstance(link, _NOT_REACHED) or any(cls.__name__ == "ClientConnectorError" for cls in type(link).__mro__)
 
 
-def _kind(names: set[str], status: int | None, code: str | None, payload: Mapping[str, Any]) -> Kind:
+def _kind(
+    names: set[str], status: int | None, code: str | None, codes: tuple[str, ...], payload: Mapping[str, Any]
+) -> Kind:
     if _NOT_ACCEPTED in names:
         return "request"
     if "AuthenticationError" in names or "PermissionDeniedError" in names or status in _AUTH:
@@ -119,7 +136,7 @@ def _kind(names: set[str], status: int | None, code: str | None, payload: Mappin
         passing = code == _PASSING_402 or payload.get("message") == _PASSING_402
         return "rate_limit" if passing else "quota"
     if "RateLimitError" in names or status == _TOO_MANY:
-        return "quota" if _is_final(code, payload) else "rate_limit"
+        return "quota" if _is_final(codes) else "rate_limit"
     if "Timeout" in names or "APITimeoutError" in names:
         return "timeout"
     if status in _CAPACITY_STATUS or "ServiceUnavailableError" in names:
@@ -133,15 +150,22 @@ def _kind(names: set[str], status: int | None, code: str | None, payload: Mappin
     return "request"
 
 
-def _is_final(code: str | None, payload: Mapping[str, Any]) -> bool:
-    named = {code, payload.get("type"), payload.get("code")}
-    named.update(
-        violation.get("quotaId")
-        for detail in _dicts(payload.get("details"))
-        for violation in _dicts(detail.get("violations"))
-    )
-    texts = [name for name in named if isinstance(name, str)]
-    return any(text in _FINAL_CODES or any(part in text for part in _FINAL_PARTS) for text in texts)
+def _is_final(codes: tuple[str, ...]) -> bool:
+    return any(code in _FINAL_CODES or any(part in code for part in _FINAL_PARTS) for code in codes)
+
+
+def _codes(payload: Mapping[str, Any]) -> tuple[str, ...]:
+    """All names that the provider gives to what went wrong: Google's and OpenRouter's lie deeper."""
+    details = _dicts(payload.get("details"))
+    named = [payload.get("code"), payload.get("type"), payload.get("status"), _under(payload, "limit_source")]
+    named += [violation.get("quotaId") for detail in details for violation in _dicts(detail.get("violations"))]
+    named += [_under(detail, "quota_limit") for detail in details]
+    return tuple(name for name in named if isinstance(name, str))
+
+
+def _under(payload: Mapping[str, Any], name: str) -> object:
+    metadata = payload.get("metadata")
+    return metadata.get(name) if isinstance(metadata, Mapping) else None
 
 
 def _headers(chain: list[BaseException]) -> list[dict[str, str]]:

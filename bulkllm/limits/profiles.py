@@ -25,6 +25,7 @@ FailedTokens = Literal["count", "free"]
 
 _DIMENSIONS: Final = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd")
 _DAY: Final = 86_400.0
+_HALF_DAYS: Final = 14.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,46 @@ class HeaderNames:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Day:
+    """When a provider's day turns, where all of a day's quota comes back at once.
+
+    Attributes:
+        zone: the time zone at whose midnight it does.
+        utc_offset: hours, of that zone's winter, for machines that know no time zones: at most an hour late.
+    """
+
+    zone: str
+    utc_offset: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.zone, str) or not self.zone:
+            raise ConfigError(f"Day(zone={self.zone!r}) must be the name of a time zone, such as 'UTC'")
+        if not isinstance(self.utc_offset, int | float) or not -_HALF_DAYS <= self.utc_offset <= _HALF_DAYS:
+            raise ConfigError(f"Day(utc_offset={self.utc_offset!r}) must be hours from UTC")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpentQuota:
+    """How a refusal says that a quota of a day or longer is spent. ``*`` stands for anything in codes and words.
+
+    Attributes:
+        quota: what status and errors call it.
+        codes: the error's code or type, or the name of the quota in it.
+        words: its message, where a provider says it in no other way.
+    """
+
+    quota: str
+    codes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("codes", "words"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.codes and not self.words:
+            raise ConfigError(f"SpentQuota({self.quota!r}) needs codes or words by which it is known")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """How a provider counts. The fields are explained at the top of ``profiles.toml``.
 
@@ -80,6 +121,8 @@ class Profile:
     failed_tokens: FailedTokens = "count"
     output_multiplier: float = 1.0
     headers: tuple[HeaderNames, ...] = ()
+    day: Day | None = None
+    spent: tuple[SpentQuota, ...] = ()
 
     def __post_init__(self) -> None:
         _check_choice(self, "window", get_args(ProfileWindow))
@@ -92,7 +135,7 @@ class Profile:
                 raise ConfigError(f"Profile {self.name!r}: {name} = {value!r} must be a positive number")
 
 
-# A provider of which nothing is known keeps what is careful, and whatever headers it sends in OpenAI's names are read.
+# A provider of which nothing is known keeps what is careful, and what it says in OpenAI's names is read.
 _CAREFUL: Final = "openai"
 
 _registered: dict[str, Profile] = {}
@@ -116,7 +159,8 @@ def profile_for(provider: str, endpoint: str = "") -> Profile:
     """The profile of a provider at an endpoint.
 
     A profile of your own that names the endpoint's host among its ``hosts`` goes first. What stands behind any other
-    address than the provider's own only speaks its language: its header names are read, and nothing else is assumed.
+    address than the provider's own only speaks its language: its names of headers and of quotas are read, and nothing
+    else is assumed.
     """
     host = urlsplit(endpoint).hostname or ""
     if not host:
@@ -127,7 +171,10 @@ def profile_for(provider: str, endpoint: str = "") -> Profile:
     profile = profile_of(provider)
     if provider in _registered or any(_is_of(host, known) for known in profile.hosts):
         return profile
-    return replace(_unknown(), headers=profile.headers or _unknown().headers)
+    unknown = _unknown()
+    return replace(
+        unknown, headers=profile.headers or unknown.headers, day=profile.day, spent=profile.spent or unknown.spent
+    )
 
 
 def _is_of(host: str, known: str) -> bool:
@@ -144,7 +191,10 @@ def shipped() -> Mapping[str, Profile]:
 
 @cache
 def _unknown() -> Profile:
-    return Profile(name="unknown", window="unknown", burst=60.0, charges="unknown", headers=shipped()[_CAREFUL].headers)
+    known = shipped()[_CAREFUL]
+    return Profile(
+        name="unknown", window="unknown", burst=60.0, charges="unknown", headers=known.headers, spent=known.spent
+    )
 
 
 def profile_from(entry: Mapping[str, Any]) -> Profile:
@@ -156,9 +206,12 @@ def profile_from(entry: Mapping[str, Any]) -> Profile:
     known = dict(entry)
     where = f"profile {known.get('name', '?')!r}"
     headers = tuple(_made(HeaderNames, table, f"{where}, header") for table in known.pop("header", ()))
+    spent = tuple(_made(SpentQuota, table, f"{where}, spent") for table in known.pop("spent", ()))
+    if "day" in known:
+        known["day"] = _made(Day, known["day"], f"{where}, day")
     for several in ("providers", "hosts"):
         known[several] = tuple(known.get(several, ()))
-    profile: Profile = _made(Profile, {**known, "headers": headers}, where)
+    profile: Profile = _made(Profile, {**known, "headers": headers, "spent": spent}, where)
     return profile
 
 

@@ -1,0 +1,105 @@
+"""Which quota of a day or longer a refusal says is spent, and for how long. Pure: the time of day comes in.
+
+How each provider says it stands in ``profiles.toml``. What a pool makes of it, :mod:`.discovery` decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
+from fnmatch import fnmatchcase
+from typing import Final, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from .feedback import Observation
+from .profiles import Day, Profile
+from .spec import DAY
+
+LONG: Final = 600.0
+"""Seconds. Whoever is told to wait longer than this has spent more than a minute's quota, whatever its name."""
+
+# What the dimensions of headers are called where they speak of a day.
+_NAMES: Final = {"rpd": "requests per day", "tpd": "tokens per day"}
+
+# So soon after a provider's midnight a refusal may speak of the day before: its clock is not ours, or its counters
+# turn a little late. It is asked again after so many seconds.
+_JUST_TURNED: Final = 600.0
+_ASKED_AGAIN: Final = 30.0
+
+
+class Spent(NamedTuple):
+    """A quota of a day or longer that is spent.
+
+    Attributes:
+        quota: which, such as ``requests per day``; empty where the provider does not say.
+        seconds: until the provider lets requests in again, by its word or else by its calendar; None where neither
+            tells.
+        turns_in: seconds until its day turns; None where its days are not known.
+    """
+
+    quota: str
+    seconds: float | None
+    turns_in: float | None = None
+
+
+def spent_by(
+    profile: Profile,
+    *,
+    codes: Iterable[str],
+    message: str,
+    told: Iterable[Observation],
+    retry_after: float | None,
+    longest: float,
+    now: float,
+) -> Spent | None:
+    """What a refusal says is spent; None for a refusal that passes within minutes.
+
+    Args:
+        profile: of the provider that refused.
+        codes: the error's codes, types and names of quotas.
+        message: what it says in words.
+        told: what its headers say.
+        retry_after: seconds that the provider asks to wait, if it does.
+        longest: a wait up to so many seconds is none of a spent quota, if no quota of a day is named.
+        now: seconds since the epoch, for the calendar.
+    """
+    empty = [seen for seen in told if seen.remaining is not None and seen.remaining < 1.0]
+    of_day = [seen for seen in empty if seen.names.period >= DAY]
+    resets = [seen.reset_in for seen in of_day or empty if seen.reset_in is not None]
+    wait = retry_after if retry_after is not None else max(resets, default=None)
+    name = _named(profile, list(codes), message)
+    if name is None and of_day:
+        name = _NAMES[of_day[0].names.dimension]
+    if name is None:
+        return None if wait is None or wait <= longest else Spent("", wait)
+    if profile.day is None:
+        return Spent(name, wait)
+    since, left = _day(profile.day, now)
+    if wait is None:
+        wait = _ASKED_AGAIN if since < _JUST_TURNED else left
+    return Spent(name, wait, left)
+
+
+def _named(profile: Profile, codes: list[str], message: str) -> str | None:
+    """The quota that the refusal names, by the profile."""
+    for quota in profile.spent:
+        if any(fnmatchcase(code, pattern) for pattern in quota.codes for code in codes):
+            return quota.quota
+        if any(fnmatchcase(message, pattern) for pattern in quota.words):
+            return quota.quota
+    return None
+
+
+def _day(day: Day, now: float) -> tuple[float, float]:
+    """Seconds since the provider's midnight, and until the next: a day may have 23 or 25 hours."""
+    zone = _zone(day)
+    today = datetime.fromtimestamp(now, zone).date()
+    began, ends = (datetime.combine(date, time(), zone).timestamp() for date in (today, today + timedelta(days=1)))
+    return now - began, ends - now
+
+
+def _zone(day: Day) -> tzinfo:
+    try:
+        return UTC if day.zone == "UTC" else ZoneInfo(day.zone)
+    except ZoneInfoNotFoundError:  # Windows and the smallest of containers have no time zones
+        return timezone(timedelta(hours=day.utc_offset))
