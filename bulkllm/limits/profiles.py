@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from datetime import date
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, cast, get_args
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError
@@ -25,7 +25,7 @@ FailedTokens = Literal["count", "free"]
 
 _DIMENSIONS: Final = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd")
 _DAY: Final = 86_400.0
-_HALF_DAYS: Final = 14.0
+_LARGEST_OFFSET: Final = 14.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +74,11 @@ class Day:
     utc_offset: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.zone, str) or not self.zone:
-            raise ConfigError(f"Day(zone={self.zone!r}) must be the name of a time zone, such as 'UTC'")
-        if not isinstance(self.utc_offset, int | float) or not -_HALF_DAYS <= self.utc_offset <= _HALF_DAYS:
-            raise ConfigError(f"Day(utc_offset={self.utc_offset!r}) must be hours from UTC")
+        zone, offset = cast("object", self.zone), cast("object", self.utc_offset)  # from a file, or without a checker
+        if not isinstance(zone, str) or not zone:
+            raise ConfigError(f"Day(zone={zone!r}) must be the name of a time zone, such as 'UTC'")
+        if not isinstance(offset, int | float) or not -_LARGEST_OFFSET <= offset <= _LARGEST_OFFSET:
+            raise ConfigError(f"Day(utc_offset={offset!r}) must be hours from UTC")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

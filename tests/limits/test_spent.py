@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfoNotFoundError
 
 import pytest
 
@@ -158,7 +159,7 @@ def test_a_refusal_just_after_midnight_may_speak_of_the_day_before() -> None:
 
 def test_where_the_machine_has_no_time_zones_it_is_winter(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(name: str) -> Any:
-        raise spent_module.ZoneInfoNotFoundError(name)
+        raise ZoneInfoNotFoundError(name)
 
     monkeypatch.setattr(spent_module, "ZoneInfo", none)
     found = heard("gemini", GEMINI, now=datetime(2026, 7, 1, 20, tzinfo=UTC).timestamp())
