@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from .discovery import Discovered, Word
-from .grants import check_possible, give_back, hear, stamp, take
+from .grants import check_possible, give_back, hear, stamp, take, take_at_once
 from .lanes import GRANTED, NEW, SETTLED, WAITING, Group, Lane, Ticket
 from .learned import LearnedLimits
 from .order import Round
@@ -48,14 +48,11 @@ class Core:
         self.granted: list[Ticket] = []
         self.waiting = 0
         self._lanes: dict[tuple[Pool, ...], Lane] = {}
-        self._by_model: dict[str | tuple[str, Origin], Lane] = {}
+        # The lanes that were asked for, by model, or by model and origin. To look one up takes no lock.
+        self.known_lanes: dict[str | tuple[str, Origin], Lane] = {}
         self.waits: dict[str, float] = {}  # seconds that requests waited, by what for
         self._alarms: list[tuple[float, int, Group]] = []
         self._serial = 0
-
-    def known_lane(self, model: str, origin: Origin | None = None) -> Lane | None:
-        """The lane of a model's requests, if it was asked for before. One look-up, safe without the lock."""
-        return self._by_model.get(model if origin is None else (model, origin))
 
     def lane(
         self, model: str, origin: Origin | None = None, *, now: float = 0.0, known: LearnedLimits | None = None
@@ -69,7 +66,7 @@ class Core:
             known: what was learned of them before.
         """
         key = model if origin is None else (model, origin)
-        lane = self._by_model.get(key)
+        lane = self.known_lanes.get(key)
         if lane is None:
             pools = tuple(pool for pool in self.pools if pool.spec is not None and pool.spec.matches(model))
             if origin is None:
@@ -81,7 +78,7 @@ class Core:
             if lane is None:
                 lane = self._lanes[pools] = Lane(pools)
                 self._connect(lane)
-            self._by_model[key] = lane
+            self.known_lanes[key] = lane
         return lane
 
     def _discover(
@@ -107,14 +104,12 @@ class Core:
         Raises:
             ImpossibleRequest: it needs more than a limit's whole quota.
         """
-        check_possible(ticket)
         lane = ticket.lane
-        if not lane.group.waiting and lane.ready_at(ticket.amounts, now) <= now:
-            self._grant(ticket, now)
+        if not lane.group.waiting and self._grant_at_once(ticket, now):
             return True
+        check_possible(ticket)
         self._serial += 1
-        key = -math.inf if front else now - priority * PRIORITY_SECONDS
-        ticket.order = (key, self._serial)
+        ticket.stand_in_line((-math.inf if front else now - priority * PRIORITY_SECONDS, self._serial))
         self._enqueue(ticket, now)
         return ticket.state == GRANTED
 
@@ -182,7 +177,7 @@ class Core:
 
     def lanes_of(self, model: str) -> list[Lane]:
         """All lanes of a model: of each account that was used, or the one of nobody's."""
-        found = [lane for key, lane in self._by_model.items() if key == model or key[0] == model]
+        found = [lane for key, lane in self.known_lanes.items() if (key if isinstance(key, str) else key[0]) == model]
         return list(dict.fromkeys(found)) or [self.lane(model)]
 
     def due(self, now: float) -> None:
@@ -217,6 +212,10 @@ class Core:
         self._alarms.clear()
         self.granted.clear()
         self.waiting = 0
+
+    # As methods, so that a test can stand a witness beside them.
+    _grant = staticmethod(take)
+    _give_back = staticmethod(give_back)
 
     # -- the queues ------------------------------------------------------------------------------------------
 
@@ -270,12 +269,16 @@ class Core:
             self._serial += 1
             heapq.heappush(self._alarms, (group.alarm, self._serial, group))
 
-    def _grant(self, ticket: Ticket, now: float) -> None:
-        ticket.state = GRANTED
-        take(ticket, now)
-
-    def _give_back(self, ticket: Ticket, now: float, actual: Amounts | None) -> None:
-        give_back(ticket, now, actual)
+    def _grant_at_once(self, ticket: Ticket, now: float) -> bool:
+        """Grant a ticket if all pools let it go now."""
+        lane = ticket.lane
+        if lane.buckets is not None:
+            return take_at_once(ticket, lane.buckets, now)
+        check_possible(ticket)
+        if lane.ready_at(ticket.amounts, now) <= now:
+            self._grant(ticket, now)
+            return True
+        return False
 
     def _waited(self, ticket: Ticket, now: float) -> None:
         """Keep the books of what time goes on."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Final
 
 from ..errors import ImpossibleRequest
-from .bucket import TokenBucket
+from .bucket import TokenBucket, give_back_all, take_all
 from .discovery import Discovered, Word, next_to_empty
-from .lanes import Ticket
+from .lanes import GRANTED, Ticket
 from .pool import Amounts
 from .spec import REQUESTS
 from .undecided import Question, Undecided
@@ -20,6 +20,8 @@ from .undecided import Question, Undecided
 # How long after its grant a request is taken to be sent at the latest, where its owner says when. A busy event loop
 # sends a few tenths of a second later; whoever takes longer must not stop a bucket from refilling for others.
 LARGEST_LAG: Final = 0.5
+
+NOTHING: Final[Amounts] = (0.0, 0.0, 0.0, 0.0)
 
 
 def check_possible(ticket: Ticket) -> None:
@@ -39,11 +41,33 @@ def check_possible(ticket: Ticket) -> None:
                 )
 
 
+def take_at_once(ticket: Ticket, buckets: tuple[TokenBucket, ...], now: float) -> bool:
+    """Grant a ticket of a plain lane if all its pools let it go now, or take nothing."""
+    lane = ticket.lane
+    for pool in lane.pools:
+        if pool.in_flight >= pool.max_in_flight:
+            return False
+    if not take_all(buckets, ticket.amounts, now):
+        return False
+    for pool in lane.pools:
+        pool.in_flight += 1
+    lane.in_flight += 1
+    ticket.state = GRANTED
+    return True
+
+
 def take(ticket: Ticket, now: float) -> None:
-    """Take a ticket's amounts from all pools."""
+    """Grant a ticket: take its amounts from all pools, from a bucket that is smaller than they are into debt."""
+    ticket.state = GRANTED
     amounts = ticket.amounts
     lane = ticket.lane
     lane.in_flight += 1
+    if lane.buckets is not None:
+        for pool in lane.pools:
+            pool.in_flight += 1
+        for bucket in lane.buckets:
+            bucket.take(amounts[bucket.dimension], now)
+        return
     discovered = lane.discovered
     if discovered is not None:
         ticket.full = tuple(
@@ -72,6 +96,8 @@ def stamp(ticket: Ticket, now: float, *, really: bool) -> None:
     ``really``: its owner says that it goes out; what may come in between is on its way then.
     """
     lane = ticket.lane
+    if lane.buckets is not None:
+        return
     windows = lane.windows
     if windows:
         amounts = ticket.amounts
@@ -143,6 +169,12 @@ def _bucket_explains(ticket: Ticket, question: Question, now: float) -> bool:
 def give_back(ticket: Ticket, now: float, actual: Amounts | None) -> None:
     """Leave the pools: what was not used after all comes back. None for a request that was never sent."""
     lane = ticket.lane
+    lane.in_flight -= 1
+    if lane.buckets is not None:
+        for pool in lane.pools:
+            pool.in_flight -= 1
+        give_back_all(lane.buckets, ticket.amounts, NOTHING if actual is None else actual, now)
+        return
     for question in ticket.probes:  # nothing was heard of it
         question.withdrawn()
     ticket.probes = []
@@ -153,7 +185,6 @@ def give_back(ticket: Ticket, now: float, actual: Amounts | None) -> None:
         amounts = ticket.amounts  # nobody told when it was sent: no later than now
         ticket.grains = [window.send(amounts[window.dimension], now) for window in lane.windows]
     grains = iter(ticket.grains or ())
-    lane.in_flight -= 1
     for pool in lane.pools:
         pool.in_flight -= 1
         for meter in pool.meters:

@@ -33,7 +33,10 @@ class Waiter(Protocol):
 
 
 class Ticket:
-    """One request's claim. Belongs to the core: nobody else changes it."""
+    """One request's claim. Belongs to the core: nobody else changes it.
+
+    It has only what it needs (most never wait, and many lanes are plain): making one is part of each call's price.
+    """
 
     __slots__ = (
         "amounts",
@@ -56,26 +59,31 @@ class Ticket:
         self.amounts = amounts
         self.waiter: Waiter | None = None
         self.state = NEW
+        if lane.buckets is None:
+            self.grains: list[Grain] | None = None
+            self.passage: Passage | None = None  # as the discovered pool sees it
+            self.full: tuple[tuple[TokenBucket, float], ...] = ()  # buckets that it found full, and when
+            self.probes: list[Question] = []  # which it was sent to answer
+
+    def stand_in_line(self, order: tuple[float, int]) -> None:
+        """It has to wait, before all that have a greater order."""
+        self.order = order
         self.since = 0.0
-        self.order: tuple[float, int] = (0.0, 0)
-        self.grains: list[Grain] | None = None
         self.held_throughout: frozenset[Pool] | None = None
         self.strict = False
         self.held_by = ""  # what it waited for in the end
-        self.passage: Passage | None = None  # as the discovered pool sees it
-        self.full: tuple[tuple[TokenBucket, float], ...] = ()  # buckets that it found full, and when
-        self.probes: list[Question] = []  # which it was sent to answer
 
 
 class Lane:
     """The queue of those who need the same set of pools."""
 
-    __slots__ = ("discovered", "group", "held_by", "in_flight", "pools", "queue", "waiting", "windows")
+    __slots__ = ("buckets", "discovered", "group", "held_by", "in_flight", "pools", "queue", "waiting", "windows")
 
     def __init__(self, pools: tuple[Pool, ...]) -> None:
         self.pools = pools
         self.discovered = next((pool for pool in pools if isinstance(pool, Discovered)), None)
         self.windows = tuple(window for pool in pools for window in pool.windows)
+        self.buckets = _plain(pools)  # None where there is more to a grant than to take from these
         self.held_by = ""  # what its head waits for
         self.queue: list[tuple[tuple[float, int], Ticket]] = []
         self.waiting = 0
@@ -105,6 +113,15 @@ class Lane:
             if at > ready:
                 ready = at
         return ready
+
+
+def _plain(pools: tuple[Pool, ...]) -> tuple[TokenBucket, ...] | None:
+    """All meters of the pools, where they are nothing but token buckets."""
+    if any(type(pool) is not Pool for pool in pools):
+        return None
+    meters = [meter for pool in pools for meter in pool.meters]
+    buckets = tuple(meter for meter in meters if type(meter) is TokenBucket)
+    return buckets if len(buckets) == len(meters) else None
 
 
 class Group:

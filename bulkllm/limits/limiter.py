@@ -152,7 +152,7 @@ class RateLimiter:
         return self._lane(model, origin).counts_tokens
 
     def _lane(self, model: str, origin: Origin | None = None) -> Lane:
-        lane = self._core.known_lane(model, origin)
+        lane = self._core.known_lanes.get(model if origin is None else (model, origin))
         if lane is None:
             known = None if origin is None or self._memory is None else self._memory.recall(origin, model)
             with self._lock:
@@ -168,9 +168,10 @@ class RateLimiter:
     def _request(self, reservation: Reservation, make_waiter: Callable[[], Waiter]) -> Waiter | None:
         """Ask for a grant. Returns what will be woken if it must be waited for."""
         core = self._core
-        lane = core.known_lane(reservation.model, reservation.origin)
+        model, origin = reservation.model, reservation.origin
+        lane = core.known_lanes.get(model if origin is None else (model, origin))
         if lane is None:
-            lane = self._lane(reservation.model, reservation.origin)
+            lane = self._lane(model, origin)
         try:
             with self._lock:
                 if self._news:
@@ -178,7 +179,8 @@ class RateLimiter:
                 now = self._clock()
                 ticket = reservation._ticket = Ticket(lane, reservation._amounts)
                 if core.request(ticket, now, priority=reservation.priority, front=reservation.front):
-                    core.stamp(ticket, now)
+                    if lane.buckets is None:
+                        core.stamp(ticket, now)
                 else:
                     ticket.waiter = make_waiter()
                     self._alarm.start()
@@ -204,6 +206,21 @@ class RateLimiter:
         """Hand in news without ever waiting; safe in a finaliser."""
         self._news.append((what, ticket, actual, word))
         self._after()
+
+    def _settle(self, ticket: Ticket, actual: Amounts | None, word: Word | None) -> None:
+        """Hand in the end of a reservation, as :meth:`_post` does; at once where nothing stands in the way."""
+        if word is not None or self._news or not self._lock.acquire(blocking=False):
+            self._post(SETTLE, ticket, actual, word)
+            return
+        core = self._core
+        try:
+            core.settle(ticket, self._clock(), actual)
+            if core.waiting:
+                self._alarm.forward(core.next_alarm())
+        finally:
+            self._lock.release()
+        if self._news or core.granted:
+            self._after()
 
     # -- under the lock, and right after it ------------------------------------------------------------------
 

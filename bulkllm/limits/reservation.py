@@ -187,30 +187,24 @@ class Reservation:
         if ticket is not None:
             self._ticket = None
             self._sent = False  # it may be entered again
-            self._limiter._post(SETTLE, ticket, actual, word)
+            self._limiter._settle(ticket, actual, word)
 
     # -- as a context ----------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Self:
-        self.acquire()
-        return self
+    __enter__ = acquire
+    __aenter__ = aacquire
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or self._sent:
-            self.release()
-        else:
-            self.refund()
-
-    async def __aenter__(self) -> Self:
-        await self.aacquire()
-        return self
+        if self._ticket is not None:
+            self._settle(self._amounts if kind is None or self._sent else None)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.__exit__(kind, error, trace)
+        if self._ticket is not None:
+            self._settle(self._amounts if kind is None or self._sent else None)
 
     def __del__(self) -> None:
         if self._ticket is not None:

@@ -98,9 +98,24 @@ class WatchedCore(Core):
         self.clock = 5_000.0
         self.servers = {pool: Server(pool) for pool in self.pools}
 
+    def _grant_at_once(self, ticket: Ticket, now: float) -> bool:
+        fits = ticket.lane.ready_at(ticket.amounts, now) <= now
+        granted = super()._grant_at_once(ticket, now)
+        larger = any(
+            ticket.amounts[meter.dimension] > meter.capacity for pool in ticket.lane.pools for meter in pool.meters
+        )
+        assert granted == fits or (larger and not granted), "a larger one than the bucket goes by way of the queue"
+        if granted and ticket.lane.buckets is not None:  # else it went by way of the next
+            self._witness(ticket)
+        return granted
+
     def _grant(self, ticket: Ticket, now: float) -> None:
         assert now <= self.clock
         assert now >= self.clock - LATENESS
+        self._witness(ticket)
+        super()._grant(ticket, now)
+
+    def _witness(self, ticket: Ticket) -> None:
         for lane in ticket.lane.group.lanes:
             head = lane.head()
             if lane is not ticket.lane and head is not None and head.order < ticket.order:
@@ -109,7 +124,6 @@ class WatchedCore(Core):
                     assert pool.ready_at(head.amounts, since) <= self.clock, "overtaken where it was held up"
         for pool in ticket.lane.pools:
             self.servers[pool].admit(ticket, self.clock)
-        super()._grant(ticket, now)
 
     def _give_back(self, ticket: Ticket, now: float, actual: Amounts | None) -> None:
         for pool in ticket.lane.pools:
