@@ -5,7 +5,7 @@ What may live here: the sums for each stretch of time. How they are drawn is :mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -30,7 +30,7 @@ class Stretch:
         cost: US dollars, where known, of the calls that ended in it.
         tokens: input and output of these calls.
         working: seconds that calls were under way in it; divided by its length, how many at once.
-        waiting: seconds that calls waited in it for limits and budgets.
+        waiting: seconds that calls waited in it for limits and budgets, or lost to attempts that failed.
     """
 
     start: float
@@ -70,7 +70,7 @@ class History:
         """Count a record."""
         self.tracker.record(record)
         began = record.started_at.timestamp()
-        waited, worked = number(record.waited) or 0.0, number(record.latency) or 0.0
+        waited, worked = max(number(record.waited) or 0.0, _all(record.waits)), number(record.latency) or 0.0
         ended = began + waited + worked
         self._widen(began, ended)
         last = self._at(ended)
@@ -135,3 +135,7 @@ class History:
             narrow, self._stretches = self._stretches, {}
             for stretch in narrow.values():
                 self._at(stretch.start).take(stretch)
+
+
+def _all(waits: Mapping[str, float]) -> float:
+    return sum(number(seconds) or 0.0 for seconds in waits.values())

@@ -13,7 +13,7 @@ from typing import Final
 
 from . import svg
 from .history import History, Stretch
-from .report import dollars, seconds
+from .report import dollars, seconds, time_lines
 from .totals import Totals
 
 _STYLE: Final = """
@@ -75,6 +75,7 @@ def page(history: History, *, title: str, notes: Sequence[str] = ()) -> str:
     stretches = history.stretches()
     parts = [_head(title, history, stretches), _tiles(total, stretches)]
     if stretches:
+        parts.append(_time(total))
         parts += _along_time(history, total, stretches)
         parts.append(_spreads(total))
     for by, heading in _GROUPS:
@@ -188,6 +189,22 @@ def _along_time(history: History, total: Totals, stretches: Sequence[Stretch]) -
         )
         cards.append(_card("Tokens a minute", "Input and output of the calls that ended then", plot))
     return cards
+
+
+def _time(total: Totals) -> str:
+    """What the calls' time went on, and what to raise."""
+    lines = "".join(
+        f'<tr><th scope="row">{escape(what)}<span class="share" style="width:{min(1.0, share):.1%}"></span></th>'
+        f"<td>{escape(time)}</td><td>{share:.1%}</td></tr>"
+        for what, time, share in time_lines(total)
+    )
+    if not lines:
+        return ""
+    told = "".join(f"<p>{escape(sentence)}</p>" for sentence in total.advice)
+    return (
+        f'<section class="card wide"><h2>Where the time went</h2>{told}<table><thead><tr><th scope="col"></th>'
+        f'<th scope="col">Time</th><th scope="col">Share</th></tr></thead><tbody>{lines}</tbody></table></section>'
+    )
 
 
 def _spreads(total: Totals) -> str:

@@ -60,6 +60,9 @@ class UsageRecord:
     """For a stream: seconds from sending to the first chunk."""
     waited: float = 0.0
     """Seconds spent waiting for limits and for room in a budget."""
+    waits: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """Seconds that went on other things than the last attempt, by what: "rpm of openai/*", "closed of openai/gpt-5" and
+    the like, and "budget", which add up to ``waited``; "retries"; "identical call". Empty for most calls."""
     attempts: int = 1
     """Requests sent to the provider; 0 for a cache hit and for a call that was never sent."""
     refused: int = 0
@@ -164,6 +167,7 @@ class UsageRecord:
         told = {name: getattr(self, name) for name in _FIELDS}
         told["usage"] = self.usage.to_dict()
         told["tags"] = dict(self.tags)
+        told["waits"] = dict(self.waits)
         told["started_at"] = self.started_at.isoformat()
         return told
 
@@ -180,6 +184,9 @@ class UsageRecord:
         for name, value in values.items():
             if not isinstance(value, _TYPES[name]) or (isinstance(value, bool) and bool not in _TYPES[name]):
                 raise ConfigError(f"usage record: {name} cannot be {value!r}")
+        for seconds in values.get("waits", {}).values():
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+                raise ConfigError(f"usage record: waits cannot hold {seconds!r}")
         if "usage" in values:
             values["usage"] = Usage.from_dict(values["usage"])
         if "started_at" in values:
@@ -212,6 +219,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "latency": _SECONDS,
     "time_to_first_token": _MAYBE_NUMBER,
     "waited": _SECONDS,
+    "waits": (Mapping,),
     "attempts": (int,),
     "refused": (int,),
     "tags": (Mapping,),

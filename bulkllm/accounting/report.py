@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from .._waits import PROVIDER, described
 from .totals import Totals
 
 if TYPE_CHECKING:
     from .tracker import By, UsageTracker
 
 _HOUR = 3600
+_MOST_REASONS = 12  # lines of a table of what time went on
 
 
 def table(tracker: UsageTracker, by: By = "model") -> Any:
@@ -44,6 +46,34 @@ def html(tracker: UsageTracker, by: By = "model") -> str:
     if len(groups) != 1:
         lines.append(_row("th", "total", total))
     return f"<table><caption>{escape(_title(tracker))}</caption>{''.join(lines)}</table>"
+
+
+def time_table(totals: Totals) -> Any:
+    """A rich table: what the calls' time went on, the largest share first."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title="where the calls' time went", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown.add_column("on", overflow="fold", min_width=10)
+    shown.add_column("time", justify="right", no_wrap=True)
+    shown.add_column("share", justify="right", no_wrap=True)
+    for what, time, share in time_lines(totals):
+        shown.add_row(Text(what), time, f"{share:.1%}")
+    return shown
+
+
+def time_lines(totals: Totals) -> list[tuple[str, str, float]]:
+    """What the calls' time went on, how long, and which share of it; the smallest ones added up as one."""
+    shares = totals.shares
+    spent = {**totals.waits, PROVIDER: totals.latency.sum}
+    names = list(shares)
+    lines = [(described(name), seconds(spent[name]), shares[name]) for name in names[:_MOST_REASONS]]
+    rest = names[_MOST_REASONS:]
+    if rest:
+        others = sum(spent[name] for name in rest)
+        lines.append((f"{len(rest):,} others", seconds(others), sum(shares[name] for name in rest)))
+    return lines
 
 
 def _row(cell: str, name: str, figures: Sequence[str]) -> str:

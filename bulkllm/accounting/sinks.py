@@ -208,7 +208,7 @@ _COLUMNS: Final = (
     "reasoning_tokens", "cost", "cost_note", "saved", "uncertain_cost", "latency", "time_to_first_token", "waited",
     "estimated", "charge_unknown",
 )  # fmt: skip
-_JSON_COLUMNS: Final = ("usage", "tags")
+_JSON_COLUMNS: Final = ("usage", "tags", "waits")
 
 
 class SQLiteSink(_Writer):
@@ -225,6 +225,11 @@ class SQLiteSink(_Writer):
         connection = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
         columns = ", ".join((*_COLUMNS, *_JSON_COLUMNS))
         connection.execute(f"CREATE TABLE IF NOT EXISTS usage_records (id INTEGER PRIMARY KEY, {columns})")
+        there = _columns_of(connection)
+        for name in (*_COLUMNS, *_JSON_COLUMNS):
+            if name not in there:  # an earlier version has made it
+                with suppress(sqlite3.OperationalError):  # another process was quicker
+                    connection.execute(f"ALTER TABLE usage_records ADD COLUMN {name}")
         return connection
 
     def _check(self) -> None:
@@ -288,25 +293,30 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[UsageRecord]:
             yield UsageRecord.from_dict(told)
 
 
+def _columns_of(connection: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in connection.execute("PRAGMA table_info(usage_records)")}
+
+
 def _read_sqlite(path: str | os.PathLike[str]) -> Iterator[UsageRecord]:
-    names = (*(name for name in _COLUMNS if name not in _TOKENS), *_JSON_COLUMNS)
-    query = f"SELECT {', '.join(names)} FROM usage_records ORDER BY id"  # noqa: S608 - our own names
     with closing(sqlite3.connect(path)) as connection:
         try:
+            there = _columns_of(connection)
+            names = [name for name in (*_COLUMNS, *_JSON_COLUMNS) if name in there and name not in _TOKENS]
+            query = f"SELECT {', '.join(names) or '*'} FROM usage_records ORDER BY id"  # noqa: S608 - our own names
             rows = connection.execute(query)
         except sqlite3.Error as error:
             raise ConfigError(f"{path} holds no usage records: {error}") from error
         for row in rows:
             told = dict(zip(names, row, strict=True))
-            for name in _JSON_COLUMNS:
-                told[name] = json.loads(told[name])
-            for name in _FLAGS:
+            for name in told.keys() & _JSON_COLUMNS:
+                told[name] = json.loads(told[name] or "{}")  # nothing in rows from before there was such a column
+            for name in told.keys() & _FLAGS:
                 told[name] = bool(told[name])
             yield UsageRecord.from_dict(told)
 
 
 _TOKENS: Final = frozenset(name for name in _COLUMNS if name.endswith("_tokens"))
-_FLAGS: Final = ("cached", "estimated", "charge_unknown")
+_FLAGS: Final = frozenset(("cached", "estimated", "charge_unknown"))
 
 _open_sinks: weakref.WeakSet[_Writer] = weakref.WeakSet()
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
+from .._waits import advice, lumped, shares_of
 from ..errors import ConfigError
 from .record import UsageRecord
 from .response import number
@@ -38,6 +39,9 @@ _of_tokens = attrgetter(*TOKENS)
 _RARE = TOKENS[5:]
 _rare_tokens = attrgetter(*_RARE)
 
+MAX_REASONS: Final = 32
+"""How many things that calls waited for are told apart; those beyond are counted by their kind only."""
+
 
 class Totals:
     """Sums and quantiles over calls; a copy of a tracker's state that does not change any more.
@@ -64,7 +68,7 @@ class Totals:
         cost_per_call: US dollars, over calls that cost something.
     """
 
-    __slots__ = (*_SUMS, *_SKETCHES)
+    __slots__ = (*_SUMS, "_waits", *_SKETCHES)
     __hash__ = None  # type: ignore[assignment]  # it compares by what it holds
 
     requests: int
@@ -93,6 +97,7 @@ class Totals:
     _saved: int
     _uncertain_cost: int
     _waited: int
+    _waits: dict[str, int]
     latency: Quantiles
     time_to_first_token: Quantiles
     input_per_call: Quantiles
@@ -102,6 +107,7 @@ class Totals:
     def __init__(self) -> None:
         for name in _SUMS:
             setattr(self, name, 0)
+        self._waits = {}
         for name in _SKETCHES:
             setattr(self, name, Quantiles())
 
@@ -124,6 +130,27 @@ class Totals:
     def waited(self) -> float:
         """Seconds spent waiting for limits and budgets, over all calls."""
         return self._waited / EXACT
+
+    @property
+    def waits(self) -> dict[str, float]:
+        """Seconds that went on other things than last attempts, by what: the limits waited for, budgets, retries.
+
+        At most 32 limits are told apart, and further ones counted together, as "rpm of (other)" and the like.
+        """
+        return {reason: seconds / EXACT for reason, seconds in self._waits.items()}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Which share of the calls' time went on what, the largest first: on each of ``waits``, and on "provider".
+
+        It is the time of all calls added up, not the time that has passed. Empty where there was none.
+        """
+        return shares_of(self.waits, self.latency.sum)
+
+    @property
+    def advice(self) -> list[str]:
+        """Why it was slow: what most of the time went on and what to raise, in sentences."""
+        return advice(self.shares)
 
     @property
     def total_tokens(self) -> int:
@@ -174,6 +201,9 @@ class Totals:
             self.cost_per_call.add(cost)
         if record.waited:
             self._waited += int(record.waited * EXACT)
+        if record.waits:
+            for reason, seconds in record.waits.items():
+                self._wait(reason, int(seconds * EXACT))
         if record.saved:  # also by a call whose answer was known in part
             self._saved += int(record.saved * EXACT)
         if record.cached:
@@ -186,9 +216,17 @@ class Totals:
                 self.input_per_call.add(used_input)
                 self.output_per_call.add(used_output)
 
+    def _wait(self, reason: str, amount: int) -> None:
+        waits = self._waits
+        if reason not in waits and len(waits) >= MAX_REASONS:
+            reason = lumped(reason)
+        waits[reason] = waits.get(reason, 0) + amount
+
     def _merge(self, other: Totals) -> None:
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        for reason, amount in other._waits.items():
+            self._wait(reason, amount)
         for name in _SKETCHES:
             getattr(self, name).merge(getattr(other, name))
 
@@ -201,6 +239,9 @@ class Totals:
         rest = Totals()
         for name in _SUMS:
             setattr(rest, name, getattr(self, name) - getattr(earlier, name))
+        rest._waits = {
+            reason: more for reason, amount in self._waits.items() if (more := amount - earlier._waits.get(reason, 0))
+        }
         for name in _SKETCHES:
             setattr(rest, name, getattr(self, name).since(getattr(earlier, name)))
         return rest
@@ -210,6 +251,7 @@ class Totals:
         told: dict[str, Any] = {name: getattr(self, name) for name in (*_CALLS, *TOKENS)}
         told["total_tokens"] = self.total_tokens
         told |= {name[1:]: getattr(self, name[1:]) for name in _MONEY_AND_TIME}
+        told |= {"waits": self.waits, "shares": self.shares}
         for name in _SKETCHES:
             sketch: Quantiles = getattr(self, name)
             told[name] = {
@@ -221,6 +263,8 @@ class Totals:
         """All that is needed to go on counting; fit for JSON."""
         state: dict[str, Any] = {name: count for name in (*_CALLS, *TOKENS) if (count := getattr(self, name))}
         state |= {name[1:]: f"{getattr(self, name):x}" for name in _MONEY_AND_TIME}
+        if self._waits:
+            state["waits"] = {reason: f"{amount:x}" for reason, amount in self._waits.items()}
         for name in _SKETCHES:
             sketch: Quantiles = getattr(self, name)
             if sketch.count:
@@ -235,7 +279,9 @@ class Totals:
                 setattr(totals, name, int(state.get(name, 0)))
             for name in _MONEY_AND_TIME:
                 setattr(totals, name, int(state.get(name[1:], "0"), 16))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            for reason, amount in state.get("waits", {}).items():
+                totals._wait(str(reason), int(amount, 16))
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"not the totals of a tracker: {type(error).__name__}: {error}") from error
         for name in _SKETCHES:
             if name in state:
@@ -273,11 +319,16 @@ def sound(record: UsageRecord) -> UsageRecord:
             and record.refused >= 0
             and 0 <= usage.input_tokens <= LARGEST
             and 0 <= usage.output_tokens <= LARGEST
+            and (not record.waits or _sound_waits(record.waits))
         ):
             return record
     except TypeError:
         pass
     return _mended(record)
+
+
+def _sound_waits(waits: Mapping[Any, float]) -> bool:
+    return all(isinstance(reason, str) and 0.0 <= seconds + 0.0 <= LARGEST for reason, seconds in waits.items())
 
 
 def _mended(record: UsageRecord) -> UsageRecord:
@@ -294,6 +345,7 @@ def _mended(record: UsageRecord) -> UsageRecord:
         record,
         latency=amount(record.latency) or 0.0,
         waited=amount(record.waited) or 0.0,
+        waits={str(reason): amount(seconds) or 0.0 for reason, seconds in dict(record.waits).items()},
         cost=cost,
         cost_note=note,
         saved=amount(record.saved),

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from .._mailbox import Mailbox
+from .._waits import by_kind, kind_of
 from ..errors import ConfigError
 from .record import UsageRecord
 from .sinks import Sink, sink_at
@@ -96,17 +97,17 @@ class UsageTracker:
         """Take a record in; the lock is held, so nothing is logged here."""
         try:
             fit = sound(record)
-            groups = [self._cell((fit.model, fit.provider or UNKNOWN, fit.outcome))]
-            if fit.tags:
-                keys = {self._tag_key(f"{name}={value}") for name, value in fit.tags.items()}
-                groups += [self._tags[key] for key in keys]
+            key = (fit.model, fit.provider or UNKNOWN, fit.outcome)
+            cell = self._cells.get(key) or self._cell(key)
+            tags = {self._tag_key(f"{name}={value}") for name, value in fit.tags.items()} if fit.tags else ()
         except (AttributeError, TypeError, ValueError, OverflowError) as error:
             self._unsaid.append(f"a call was not counted, for its record is none: {type(error).__name__}")
             return
         if fit is not record:
             self._unsaid.append("a record held impossible numbers; they were counted as 0, its cost as unknown")
-        for group in groups:
-            group._add(fit)
+        cell._add(fit)
+        for tag in tags:
+            self._tags[tag]._add(fit)
 
     def _cell(self, key: _Cell) -> Totals:
         cell = self._cells.get(key)
@@ -343,12 +344,21 @@ def publish(record: UsageRecord, *extra: UsageTracker) -> None:
 
 
 def rows(groups: Mapping[str, Totals], by: str) -> list[dict[str, Any]]:
-    """A breakdown as flat rows: the group's name, its sums, and the quantiles as ``latency_p50`` and the like."""
+    """A breakdown as flat rows: the group's name, its sums, and the quantiles as ``latency_p50`` and the like.
+
+    What was waited for is told by kind, as ``waits_rpm`` and the like, where any group has waited for it.
+    """
     flat = []
+    kinds = sorted({kind_of(reason) for totals in groups.values() for reason in totals.waits})
     for name, totals in groups.items():
         row: dict[str, Any] = {by: name}
         for field, value in totals.to_dict().items():
-            if isinstance(value, dict):
+            if field == "shares":  # they follow from the rest
+                continue
+            if field == "waits":
+                waits = by_kind(value)
+                row |= {f"waits_{kind.replace(' ', '_')}": waits.get(kind, 0.0) for kind in kinds}
+            elif isinstance(value, dict):
                 row |= {f"{field}_{figure}": number for figure, number in value.items()}
             else:
                 row[field] = value

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
+from .._waits import RETRIES
 from ..accounting import UsageRecord
 from ..calls import record_of_error
 from ..calls.account import attach_to_error
@@ -56,11 +57,21 @@ def together(records: Sequence[UsageRecord | None]) -> UsageRecord | None:
         uncertain_cost=_sum(record.uncertain_cost for record in known),
         cached=all(record.cached for record in known),
         waited=sum(record.waited for record in known),
+        waits=_waits(known),
         attempts=sum(record.attempts for record in known),
         started_at=known[0].started_at,
         estimated=any(record.estimated for record in known),
         charge_unknown=any(record.charge_unknown for record in known),
     )
+
+
+def _waits(records: Sequence[UsageRecord]) -> dict[str, float]:
+    """What all of them waited for; what the asks before the last took went on asking again."""
+    waits = {RETRIES: again} if (again := sum(record.latency for record in records[:-1])) else {}
+    for record in records:
+        for reason, seconds in record.waits.items():
+            waits[reason] = waits.get(reason, 0.0) + seconds
+    return waits
 
 
 def charge(error: BaseException, before: Sequence[UsageRecord | None]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from .._waits import RETRIES
 from ..accounting import Hold, Usage, UsageRecord, UsageTracker, active_trackers, public_endpoint
 from .call import Call
 from .failure import Failure
@@ -19,6 +20,8 @@ ERROR_ATTRIBUTE: Final = "bulkllm_record"
 
 _NO_USAGE: Final = Usage()
 _ATTEMPT_LOST: Final = "it was sent and no whole answer came: whether it is charged is not known"
+# Seconds below which nobody has waited: taking a free place takes some time too.
+_WORTH_NOTING: Final = 0.001
 _REFUSED: Final = frozenset({"rate_limit", "quota"})
 
 
@@ -34,6 +37,7 @@ class Account:
         attempts: requests sent.
         refused: those that the provider turned away for its limits.
         waited: seconds, for limits and budgets.
+        waits: seconds that went on other things than the last attempt, by what.
         saved: what the part of the answer that is known already cost when it was paid.
         holds: what is held of budgets for the next attempt, or for the one under way.
         expect: what an attempt probably costs; given its tokens, if something is known of them.
@@ -45,6 +49,7 @@ class Account:
     __slots__ = (
         "_began",
         "_clock",
+        "_failed_at",
         "_first_token_at",
         "_holds_sent",
         "_sent_at",
@@ -62,6 +67,7 @@ class Account:
         "response",
         "saved",
         "waited",
+        "waits",
         "watches",
     )
 
@@ -70,6 +76,7 @@ class Account:
         self.attempts = 0
         self.refused = 0
         self.waited = 0.0
+        self.waits: dict[str, float] = {}
         self.saved: float | None = None
         self.holds: tuple[Hold, ...] = ()
         self.expect: Callable[[Usage | None], float | None] = _nobody_knows
@@ -79,6 +86,7 @@ class Account:
         self._clock = clock
         self._began = clock()
         self._sent_at: float | None = None
+        self._failed_at: float | None = None
         self._first_token_at: float | None = None
         self._under_way = False
         self._holds_sent = False
@@ -99,8 +107,20 @@ class Account:
         """Seconds since the last attempt was sent."""
         return 0.0 if self._sent_at is None else self._clock() - self._sent_at
 
+    def wait(self, reason: str, seconds: float) -> None:
+        """The call has waited for limits or a budget."""
+        self.waited += seconds
+        self.spend(reason, seconds)
+
+    def spend(self, reason: str, seconds: float) -> None:
+        """Time of the call went on something else than its last attempt."""
+        if seconds >= _WORTH_NOTING:
+            self.waits[reason] = self.waits.get(reason, 0.0) + seconds
+
     def sent(self) -> None:
         """One more attempt goes out."""
+        if self._sent_at is not None and self._failed_at is not None:
+            self.spend(RETRIES, self._failed_at - self._sent_at)
         self.attempts += 1
         self._sent_at = self._clock()
         self._under_way = self._holds_sent = True
@@ -108,6 +128,7 @@ class Account:
     def failed(self, failure: Failure) -> None:
         """The attempt under way ended in an error."""
         self._under_way = False
+        self._failed_at = self._clock()
         if failure.kind in _REFUSED:
             self.refused += 1
         if failure.charge_unknown:
@@ -159,9 +180,10 @@ class Account:
             saved=None if answer is None else answer.cost if cached else self.saved,
             cached=cached,
             outcome=outcome,
-            latency=0.0 if sent is None else self._clock() - sent,
+            latency=0.0 if sent is None else self._ended() - sent,
             time_to_first_token=None if first is None or sent is None else first - sent,
             waited=self.waited,
+            waits=self.waits,
             attempts=max(0, self.attempts - cached),  # the attempt that LiteLLM's cache answered was not sent
             refused=self.refused,
             tags=call.tags,
@@ -179,6 +201,10 @@ class Account:
             tracker.record(record)
         self.watches.ended(record, self.response)
         return record
+
+    def _ended(self) -> float:
+        """When the last attempt ended: now, or when it failed; what came after that was waiting."""
+        return self._clock() if self._under_way or self._failed_at is None else self._failed_at
 
     def _note(self, answer: Answer | None) -> str | None:
         """Why the cost is not known."""

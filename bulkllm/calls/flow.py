@@ -14,6 +14,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any, Final
 
+from .._waits import BUDGET, RETRIES
 from ..accounting import Usage, active_budgets, in_order
 from ..errors import BudgetExceeded, BulkLLMError, LimitTimeout
 from ..limits import Reservation
@@ -81,7 +82,7 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
                     try:
                         yield HoldBudget(hold, _left(call, account))
                     finally:
-                        account.waited += parts.clock() - began
+                        account.wait(BUDGET, parts.clock() - began)
             left = _left(call, account)
             reservation = yield from reserve(parts, call, account, estimate, timeout=left, front=refused)
         except BulkLLMError as error:
@@ -133,7 +134,11 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
                 failed = None  # or the error's traceback would hold this frame, and this frame the error
         if failure.kind == "rate_limit" and failure.retry_after is not None and call.origin is not None:
             continue  # the limiter knows until when nothing goes, and this one stands in front
-        yield Sleep(delay)
+        began = parts.clock()
+        try:
+            yield Sleep(delay)
+        finally:
+            account.spend(RETRIES, parts.clock() - began)
 
 
 def _estimate(parts: Parts, call: Call, *, needed: bool) -> Estimate:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from .._waits import IDENTICAL
 from ..caching import Cache, Follower, Outcome, is_secret
 from ..errors import BulkLLMError
 from .account import Account, attach_to_error, record_of
@@ -56,7 +57,11 @@ def follow(parts: Parts, account: Account, follower: Follower[Kept]) -> Generato
     """
     deadline = account.call.deadline
     left = None if deadline is None else max(0.0, deadline - account.elapsed)
-    outcome: Outcome[Kept] | None = yield from recorded(account, Follow(follower, left))
+    began = parts.clock()
+    try:
+        outcome: Outcome[Kept] | None = yield from recorded(account, Follow(follower, left))
+    finally:
+        account.spend(IDENTICAL, parts.clock() - began)
     if outcome is None:
         error = parts.lane.timed_out(replace(account.call, timeout=deadline))
         attach_to_error(error, account.close(type(error).__name__))

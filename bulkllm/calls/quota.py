@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
+from .._waits import LIMITS
 from ..accounting import Usage
 from ..limits import Reservation
 from ..limits.charging import charged, expected
@@ -40,7 +41,8 @@ def reserve(
     try:
         yield Reserve(reservation)
     finally:
-        account.waited += reservation.waited
+        if reservation.waited:
+            account.wait(reservation.waited_for or LIMITS, reservation.waited)
     return reservation
 
 

@@ -46,6 +46,7 @@ def report(
 ) -> None:
     """Show tokens, cost, waiting and latency of a run: by model, outcome and tag, with quantiles and histograms.
 
+    And what the calls' time went on: which limits, retries or the provider itself, and what to raise.
     With --html everything is one page that opens in any browser and needs nothing from outside.
     """
     history, notes = _read(file)
@@ -57,7 +58,12 @@ def report(
             print(f"written to {html}", file=sys.stderr)
             return
     if as_json:
-        sys.stdout.write(json.dumps({**history.tracker.to_dict(), "notes": notes}, allow_nan=False) + "\n")
+        sys.stdout.write(
+            json.dumps(
+                {**history.tracker.to_dict(), "advice": history.tracker.total.advice, "notes": notes}, allow_nan=False
+            )
+            + "\n"
+        )
         return
     _show(history.tracker, _breakdowns(by, history.tracker), notes)
 
@@ -118,6 +124,7 @@ def _show(tracker: UsageTracker, breakdowns: list[By], notes: list[str]) -> None
     from rich.console import Console
 
     from ..accounting.histogram import bars, quantile_table, sketches
+    from ..accounting.report import time_table
 
     console = Console(file=sys.stdout) if sys.stdout.isatty() else Console(file=sys.stdout, width=_WIDE)
     for by in breakdowns:
@@ -128,6 +135,10 @@ def _show(tracker: UsageTracker, breakdowns: list[By], notes: list[str]) -> None
     found = sketches(total)
     if found:
         console.print(quantile_table(total))
+    if total.shares:
+        console.print(time_table(total))
+        for sentence in total.advice:
+            console.print(sentence, highlight=False, markup=False)
     fine = "utf" in (console.encoding or "").lower()
     for name, (sketch, text) in found.items():
         console.print(f"\n{name}", style="bold", highlight=False)

@@ -208,3 +208,15 @@ def test_counts_are_short(number: float, text: str) -> None:
 @given(st.floats(1e-9, 1e12))
 def test_a_nice_step_is_a_little_more(number: float) -> None:
     assert number * 0.999 <= nice(number) <= number * 2.6
+
+
+def test_the_page_says_where_the_time_went_and_what_to_raise() -> None:
+    waits = {"rpm of <openai>": 5.0, "retries": 1.0}
+    seen = Whole(shown([call(at, waits=waits) for at in range(4)]))
+    text = " ".join(seen.text)
+    assert "Where the time went" in text
+    assert "requests per minute of <openai> 20.0 s 62.5%" in text
+    assert "the provider's answers 8.0 s 25.0%" in text
+    assert "Most of the time (62%) went on waiting for requests per minute of <openai>" in text
+    many = shown([call(waits={f"rpm of m{number}": 30.0 - number for number in range(20)})])
+    assert "9 others" in " ".join(Whole(many).text)

@@ -578,6 +578,7 @@ def test_waiting_for_limits_is_told_and_is_no_latency() -> None:
         pass
     record = record_of(world.play(call(), good()))
     assert 0.005 < record.waited < 5
+    assert record.waits == {"rpm of *": record.waited}
     assert record.latency == 0.0
 
 
@@ -788,3 +789,68 @@ def test_attributes_of_litellms_stream_shine_through() -> None:
     with pytest.raises(AttributeError):
         _ = stream.no_such_thing
     list(stream)
+
+
+# -- what the time went on -----------------------------------------------------------------------------------
+
+
+def test_what_a_call_waited_for_is_in_its_record_and_in_the_sums() -> None:
+    world = World(rpm=60)
+    flow = call_flow(world.parts, call())
+    effect: Any = next(flow)
+    while not isinstance(effect, Reserve):
+        effect = flow.send(None)
+    effect.perform()
+    effect.reservation.waited, effect.reservation.waited_for = 1.5, "rpm of openai/*"
+    assert isinstance(flow.send(None), Send)
+    world.clock.advance(2.5)
+    with pytest.raises(StopIteration) as done:
+        flow.send(good())
+    record = record_of(done.value.value)
+    assert (record.waited, record.waits) == (1.5, {"rpm of openai/*": 1.5})
+    assert world.tracker.total.shares == {"provider": 0.625, "rpm of openai/*": 0.375}
+    assert record_of(world.play(call(), good(), took=2.0)).waits == {}, "who does not wait has nothing to tell"
+
+
+def test_time_that_went_on_retries_is_told_apart_from_the_answers() -> None:
+    """Two attempts of 4 s fail, each with a pause after it; the third takes 4 s and is the answer."""
+    world = World()
+    record = record_of(world.play(call(), SERVER, SERVER, good(), took=4.0))
+    pauses = world.clock() - 1000.0 - 12.0
+    assert pauses > 0
+    assert record.waits == {"retries": pytest.approx(8.0 + pauses)}
+    assert (record.latency, record.waited) == (4.0, 0.0)
+    assert sum(record.waits.values()) + record.latency == pytest.approx(world.clock() - 1000.0)
+
+
+def test_a_call_that_gives_up_between_attempts_does_not_book_its_pause_as_the_providers_time() -> None:
+    world = World()
+    flow = call_flow(world.parts, call())
+    effect: Any = next(flow)
+    while not isinstance(effect, Send):
+        effect = flow.send(world._perform(effect, iter(()), 0.0))
+    world.clock.advance(4.0)
+    assert isinstance(flow.throw(ProviderError(SERVER)), Sleep)
+    world.clock.advance(60.0)
+    flow.close()
+    total = world.tracker.total
+    assert (total.cancelled, total.latency.sum) == (1, 4.0)
+    assert total.waits == {"retries": 60.0}
+
+
+def test_waiting_for_money_is_told_as_such() -> None:
+    budget = Budget(max_tokens=1000)
+    world = World()
+    world.parts = replace(world.parts, budget=budget)
+    flow = call_flow(world.parts, call())
+    effect: Any = next(flow)
+    while not isinstance(effect, HoldBudget):
+        effect = flow.send(None)
+    world.clock.advance(7.0)
+    effect = flow.send(effect.perform())
+    while not isinstance(effect, Send):
+        effect = flow.send(None)
+    with pytest.raises(StopIteration) as done:
+        flow.send(good())
+    record = record_of(done.value.value)
+    assert (record.waited, record.waits) == (7.0, {"budget": 7.0})

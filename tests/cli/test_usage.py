@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def records() -> list[UsageRecord]:
         UsageRecord(model="openai/house", cost=None, tags={"experiment": "b"}, **common),  # type: ignore[arg-type]
         UsageRecord(
             model="openai/gpt-5-mini", cost=None, outcome="Timeout", charge_unknown=True, uncertain_cost=0.25,
-            refused=1, attempts=3, latency=9.0,
+            refused=1, attempts=3, latency=9.0, waits={"rpm of openai/*": 30.0, "retries": 3.0},
         ),
     ]  # fmt: skip
     return told * 5
@@ -76,6 +77,9 @@ def test_a_report_of_a_results_file_for_people(
     assert "Rows that failed without a call (in no sum): 1" in said
     assert "Calls of unknown price (not in the cost): 10" in said
     assert "up to $1.2500 more may be charged" in said
+    assert re.search(r"requests per minute of openai/\* +150.0 s +66.7%", said)
+    assert re.search(r"the provider's answers +60.0 s +26.7%", said)
+    assert "Most of the time (67%) went on waiting for requests per minute of openai/*: rpm is what bounds this" in said
 
 
 @pytest.mark.parametrize("make", [results, kept], ids=["results", "records"])
@@ -90,6 +94,9 @@ def test_machines_are_told_the_same_of_each_kind_of_file(
     assert told["total"]["cost"] == pytest.approx(0.05)
     assert (told["total"]["refused"], told["total"]["attempts"]) == (5, 25)
     assert set(told["by_outcome"]) == {"ok", "Timeout"}
+    assert told["total"]["waits"] == {"rpm of openai/*": 150.0, "retries": 15.0}
+    assert told["by_outcome"]["ok"]["shares"] == {"provider": 1.0}
+    assert len(told["advice"]) == 1
 
 
 def test_one_breakdown_only(
@@ -110,6 +117,7 @@ def test_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     text = page.read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>")
     assert "results.jsonl" in text
+    assert "Most of the time (67%) went on waiting for requests per minute of openai/*" in text
     assert "Rows that failed without a call (in no sum): 1" in text
     assert capsys.readouterr().out == ""
 
