@@ -44,7 +44,9 @@ _log = logging.getLogger(__name__)
 Latency: TypeAlias = float | tuple[float, float] | Callable[[dict[str, Any]], float]
 
 _CACHED_PREFIXES = 100_000
-_CHARGED_BY: dict[Family, ChargeRule] = {"openai": "max_tokens", "azure": "prompt+max_tokens", "anthropic": "actual"}
+_CHARGED_BY: dict[Family, ChargeRule] = {
+    "openai": "max_tokens", "azure": "prompt+max_tokens", "anthropic": "actual", "google": "actual",
+}  # fmt: skip
 _from_json = json.JSONDecoder().decode
 # LiteLLM tells some errors apart by these words.
 _MESSAGES = {
@@ -240,7 +242,9 @@ class Engine:
     def _limited(self, ask: Ask, endpoint: Endpoint, family: Family) -> Answer:
         """Ask the limits, and go on if they allow it."""
         wall = time.time()
-        style = family if self._headers == "auto" else self._headers
+        style = self._headers
+        if style == "auto":
+            style = None if family == "google" else family  # Gemini's API tells nothing in headers
         fault: Fault | None = None
         with self._lock:
             now = self._clock()

@@ -33,7 +33,7 @@ class FakeProvider:
 
     It speaks OpenAI's chat completions, text completions, embeddings and responses (streams with and without usage;
     Azure's paths too), Anthropic's messages (with their events, header names and prompt cache), Gemini's
-    generateContent and Cohere's chat (the last two with OpenAI's errors and headers)::
+    generateContent (with its errors, and no headers) and Cohere's chat (with OpenAI's errors and headers)::
 
         with FakeProvider(rpm=600, faults=[Fault("status", status=500, rate=0.05)], seed=1) as server:
             litellm.completion("openai/fake-model", messages, api_base=server.openai_base, api_key="sk-fake")
@@ -47,7 +47,7 @@ class FakeProvider:
         tpm: tokens per period.
         itpm: input tokens per period.
         otpm: output tokens per period.
-        rpd: requests per day (1,440 periods).
+        rpd: requests per day (1,440 periods). Refusals for a day's quota have the shape that the provider gives them.
         tpd: tokens per day.
         max_in_flight: requests at the same time; more are refused, not queued.
         burst: how many requests a full bucket holds; one period's quota unless said otherwise.

@@ -185,3 +185,63 @@ def test_refused_requests_may_count(chat: Post) -> None:
 def test_options_that_make_no_sense_are_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         FakeProvider(**options)
+
+
+# -- a day's quota, in each provider's shape ---------------------------------------------------------------------
+
+
+def test_openai_names_the_day_in_words_and_refills_over_it(chat: Post) -> None:
+    clock = FakeClock()
+    with FakeProvider(rpd=200, clock=clock) as server:
+        assert [chat(server).status for _ in range(200)] == [200] * 200
+        refused = chat(server)
+        assert refused.status == 429
+        assert refused.headers["retry-after"] == "432"
+        assert "on requests per day (RPD): Limit 200, Used 200, Requested 1." in refused.json["error"]["message"]
+        clock.advance(432)
+        assert [chat(server).status, chat(server).status] == [200, 429]
+
+
+def test_groq_tells_the_day_in_its_headers_for_requests(chat: Post) -> None:
+    with FakeProvider(rpd=2, tpm=1000, headers="groq", clock=FakeClock()) as server:
+        refused = [chat(server) for _ in range(3)][-1]
+    assert refused.status == 429
+    assert refused.headers["retry-after"] == "43200"
+    assert refused.headers["x-ratelimit-limit-requests"] == "2"
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert refused.headers["x-ratelimit-reset-requests"] == "24h0m0s"
+    assert refused.headers["x-ratelimit-limit-tokens"] == "1000"
+
+
+@pytest.mark.parametrize("where", ["/v1beta", "/as/gemini"])
+def test_gemini_names_the_quota_and_not_when_its_day_turns(where: str, post: Post) -> None:
+    contents = {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}
+    path = f"{where}/models/gemini-2.5-flash:generateContent"
+    with FakeProvider(rpd=2, rpm=60, burst=1, clock=FakeClock()) as server:
+        assert post(server, path, contents).status == 200
+        minute = post(server, path, contents)
+        server.set_limits(rpm=None, burst=None)
+        assert post(server, path, contents).status == 200
+        day = post(server, path, contents)
+    assert (minute.status, day.status) == (429, 429)
+    assert not [name for name in day.headers if name.startswith(("x-ratelimit", "retry-after"))]
+    for refused, quota_id, value in (
+        (minute, "GenerateRequestsPerMinutePerProjectPerModel-FreeTier", "60"),
+        (day, "GenerateRequestsPerDayPerProjectPerModel-FreeTier", "2"),
+    ):
+        error = refused.json["error"]
+        assert (error["code"], error["status"]) == (429, "RESOURCE_EXHAUSTED")
+        (violation,) = error["details"][0]["violations"]
+        assert (violation["quotaId"], violation["quotaValue"]) == (quota_id, value)
+    assert minute.json["error"]["details"][1]["retryDelay"] == "1.000000000s"
+    assert len(day.json["error"]["details"]) == 1
+
+
+def test_gemini_s_other_errors_have_its_shape_too(post: Post) -> None:
+    with FakeProvider(models=["m"], keys=["sk-good"]) as server:
+        path = "/v1beta/models/m:generateContent"
+        assert post(server, path, {}).json["error"]["status"] == "UNAUTHENTICATED"
+        told = post(server, path, {}, authorization="Bearer sk-good").json["error"]
+        assert (told["code"], told["status"]) == (400, "INVALID_ARGUMENT")
+        other = post(server, path.replace("/m:", "/x:"), {"contents": [{}]}, authorization="Bearer sk-good")
+        assert other.json["error"]["status"] == "NOT_FOUND"

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 from ..limits import Refusal
 from ..text import Writer
 
-Family: TypeAlias = Literal["openai", "azure", "anthropic"]
+Family: TypeAlias = Literal["openai", "azure", "anthropic", "google"]
 
 to_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -140,6 +140,8 @@ def error_body(
     param: str | None = None,
 ) -> bytes:
     """An error in the provider's shape."""
+    if family == "google":
+        return _google_error(status, message)
     if family == "anthropic":
         kind = kind or _ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")  # noqa: PLR2004 - HTTP
         return to_json({"type": "error", "error": {"type": kind, "message": message}}).encode()
@@ -150,6 +152,36 @@ def error_body(
     return to_json({"error": error}).encode()
 
 
+def _google_error(status: int, message: str, *details: dict[str, object]) -> bytes:
+    name = _GOOGLE_STATUSES.get(status, "INTERNAL" if status >= 500 else "INVALID_ARGUMENT")  # noqa: PLR2004 - HTTP
+    error: dict[str, object] = {"code": status, "message": message, "status": name}
+    if details:
+        error["details"] = list(details)
+    return to_json({"error": error}).encode()
+
+
+def _google_refusal(model: str, name: str, quota: int, wait: float | None) -> bytes:
+    """The 429 of a limit as Gemini's API words it; of a day's quota it does not say when it comes back."""
+    quota_id, metric = _GOOGLE_QUOTAS[name]
+    message = (
+        "You exceeded your current quota, please check your plan and billing details.\n"
+        f"* Quota exceeded for metric: {_GOOGLE_METRICS}{metric}, limit: {quota}, model: {model}"
+    )
+    violation = {
+        "quotaMetric": f"{_GOOGLE_METRICS}{metric}",
+        "quotaId": quota_id,
+        "quotaDimensions": {"location": "global", "model": model},
+        "quotaValue": str(quota),
+    }
+    details: list[dict[str, object]] = [
+        {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]}
+    ]
+    if wait is not None and "PerDay" not in quota_id:
+        message += f"\nPlease retry in {wait:.9f}s."
+        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{wait:.9f}s"})
+    return _google_error(429, message, *details)
+
+
 def refusal_body(family: Family, model: str, refusal: Refusal) -> bytes:
     """The 429 of a limit, in the provider's words as far as clients may read them."""
     name = refusal.dimension.replace("_", " ")
@@ -157,6 +189,8 @@ def refusal_body(family: Family, model: str, refusal: Refusal) -> bytes:
     if refusal.dimension == "in_flight":
         message = f"Too many concurrent requests to {model}: at most {refusal.limit} may be in flight."
         return error_body(family, 429, message, code="rate_limit_exceeded" if family == "openai" else None)
+    if family == "google":
+        return _google_refusal(model, refusal.dimension, refusal.limit, wait)
     if family == "anthropic":
         per = "" if "per day" in name else " per minute"
         message = f"This request would exceed the rate limit of {refusal.limit:,} {name}{per} (model: {model})."
@@ -184,6 +218,8 @@ def quota_error(family: Family) -> tuple[int, bytes]:
     if family == "anthropic":
         message = "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing."
         return 400, error_body(family, 400, message)
+    if family == "google":  # no billing account: what is free is nothing
+        return 429, _google_refusal("this model", "requests_per_day", 0, None)
     message = "You exceeded your current quota, please check your plan and billing details."
     return 429, error_body(family, 429, message, kind="insufficient_quota", code="insufficient_quota")
 
@@ -207,4 +243,22 @@ _OPENAI_NAMES = {
     "output_tokens": "output tokens per min (OTPM)",
     "requests_per_day": "requests per day (RPD)",
     "tokens_per_day": "tokens per day (TPD)",
+}
+_GOOGLE_STATUSES = {
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_GOOGLE_METRICS = "generativelanguage.googleapis.com/generate_content_free_tier_"
+# The name of the quota, and of what it counts.
+_GOOGLE_QUOTAS = {
+    "requests": ("GenerateRequestsPerMinutePerProjectPerModel-FreeTier", "requests"),
+    "requests_per_day": ("GenerateRequestsPerDayPerProjectPerModel-FreeTier", "requests"),
+    "tokens": ("GenerateContentTokensPerModelPerMinute-FreeTier", "token_count"),
+    "tokens_per_day": ("GenerateContentTokensPerModelPerDay-FreeTier", "token_count"),
+    "input_tokens": ("GenerateContentInputTokensPerModelPerMinute-FreeTier", "input_token_count"),
+    "output_tokens": ("GenerateContentOutputTokensPerModelPerMinute-FreeTier", "output_token_count"),
 }

@@ -76,7 +76,7 @@ def find_route(path: str, headers: Mapping[str, str]) -> Route | None:
         return None if found is None else found._replace(provider=provider)
     match = _GOOGLE.fullmatch(path)
     if match is not None:
-        return Route("google", "openai", unquote(match[1]), streams=match[2].startswith("stream"))
+        return Route("google", "google", unquote(match[1]), streams=match[2].startswith("stream"))
     if path == "/v2/chat":
         return Route("cohere", "openai")
     if path.startswith("/v1/"):
@@ -101,6 +101,8 @@ def family_of(path: str) -> Family:
     path = _whose(path)[1]
     if path.startswith("/v1/messages"):
         return "anthropic"
+    if _GOOGLE.fullmatch(path):
+        return "google"
     return "azure" if path.startswith(_AZURE) else "openai"
 
 
