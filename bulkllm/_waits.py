@@ -114,7 +114,7 @@ def shares_of(waits: Mapping[str, float], provider: float = 0.0) -> dict[str, fl
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
-def advice(shares: Mapping[str, float]) -> list[str]:
+def advice(shares: Mapping[str, float], of: str = "time") -> list[str]:
     """What most of the time went on, and what to raise: a sentence for each thing that matters, the largest first.
 
     Reasons of one kind are taken together, so that many models that each wait for their own requests per minute are
@@ -122,6 +122,7 @@ def advice(shares: Mapping[str, float]) -> list[str]:
 
     Args:
         shares: parts of the time by reason, as :func:`shares_of` gives them.
+        of: what they are parts of.
     """
     ordered = sorted(by_kind(shares).items(), key=lambda item: (-item[1], item[0]))
     told = []
@@ -136,10 +137,10 @@ def advice(shares: Mapping[str, float]) -> list[str]:
         what = meaning + (_OF + _listed(map(limit_of, limits)) if limits else "")
         waiting = "" if kind in (PROVIDER, RETRIES) else "waiting for "
         if place:
-            told.append(f"{share:.0%} of the time went on {waiting}{what}: {cure}.")
+            told.append(f"{share:.0%} of the {of} went on {waiting}{what}: {cure}.")
         else:
             most = "Most" if share > 0.5 else "The largest part"  # noqa: PLR2004 - more than half is most
-            told.append(f"{most} of the time ({share:.0%}) went on {waiting}{what}: {cure}.")
+            told.append(f"{most} of the {of} ({share:.0%}) went on {waiting}{what}: {cure}.")
     return told
 
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
+from .._waits import LIMITS, advice, described, limit_of, shares_of
 from .core import Core
 from .discovery import Discovered
 from .pool import Pool
 from .spec import RateLimit, Window
+
+_HEADS: Final = ("limit", "from", "of", "quota", "left", "waiting", "in flight", "closed until (UTC)")
+_MINUTE: Final = 60.0
+_ROUNDING: Final = 1e-9  # what arithmetic with floats may lack of a whole request
+_FAR: Final = 366 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,7 @@ class PoolStatus:
         max_in_flight: how many may; None for any number.
         waiting: requests that stand in line for it (and perhaps for others too).
         closed_for: seconds until the provider lets requests in again; 0 if it is open.
+        closed_until: when that is, in UTC; None if it is open.
         endpoint: the base URL that a learned limit holds for; empty for the provider's own.
         account: the fingerprint of the account that a learned limit holds for.
     """
@@ -56,6 +65,7 @@ class PoolStatus:
     max_in_flight: int | None
     waiting: int
     closed_for: float = 0.0
+    closed_until: datetime | None = None
     endpoint: str = ""
     account: str = ""
 
@@ -67,14 +77,15 @@ class PoolStatus:
 
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
-    """All limits of one model (or all of a limiter), as they stand.
+    """All limits of one model (or all of a limiter), as they stand; ``print`` it, or let a notebook show it.
 
     Attributes:
         model: whose; None for all.
         limits: one status a limit; learned ones of which nothing is known yet are left out.
         waiting: requests in line.
         in_flight: requests under way that hold a reservation.
-        waits: seconds that requests of the limiter have waited in all, by what for: ``"rpm of openai/*"``.
+        waits: seconds that requests have waited in all until they were let go, by what for: ``"rpm of openai/*"``.
+        waiting_for: how many of those in line stand behind one that waits for this, now.
     """
 
     model: str | None
@@ -82,6 +93,7 @@ class LimitStatus:
     waiting: int
     in_flight: int
     waits: Mapping[str, float] = field(default_factory=dict)
+    waiting_for: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def remaining(self) -> dict[str, float]:
@@ -92,35 +104,76 @@ class LimitStatus:
                 least[name] = min(quota.remaining, least.get(name, quota.remaining))
         return least
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Which share of the time that was waited went on what, the largest first."""
+        return shares_of(self.waits)
+
+    @property
+    def advice(self) -> list[str]:
+        """What most of the waiting was for, and what to raise; the provider's own time is known to usage only."""
+        return advice(self.shares, of="waiting time")
+
+    def __str__(self) -> str:
+        """The limits as a table of text, what is waited for now, and what has been waited for."""
+        rows = [_HEADS, *self._rows()]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        if not self.limits:
+            lines = ["no limits are configured, and none are known"]
+        return "\n".join([*lines, *self._told()])
+
     def _repr_html_(self) -> str:
         """A table, for notebooks."""
-        rows = "".join(
-            f"<tr><td>{html.escape(pool.name)}</td><td>{'learned' if pool.learned else 'configured'}</td>"
-            f"<td>{name}</td><td>{quota.limit:,.0f} in {quota.period:g} s</td><td>{quota.remaining:,.0f}</td>"
-            f"<td>{pool.waiting:,}</td><td>{pool.in_flight:,}</td>"
-            f"<td>{f'{pool.closed_for:,.1f} s' if pool.closed_for else ''}</td></tr>"
-            for pool in self.limits
-            for name, quota in (pool.quotas.items() or [("in flight", QuotaStatus(*_flights(pool), 0.0))])
-        )
-        heads = ("limit", "from", "of", "quota", "left", "waiting", "in flight", "closed for")
-        return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{rows}</table>"
+        rows = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self._rows())
+        told = "".join(f"<p>{html.escape(line)}</p>" for line in self._told())
+        return f"<table><tr>{''.join(f'<th>{head}</th>' for head in _HEADS)}</tr>{rows}</table>{told}"
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        for pool in self.limits:
+            for name, quota, left in _dimensions(pool):
+                until = "" if pool.closed_until is None else f"{pool.closed_until:%Y-%m-%d %H:%M:%S}"
+                learned = "learned" if pool.learned else "configured"
+                yield pool.name, learned, name, quota, left, f"{pool.waiting:,}", f"{pool.in_flight:,}", until
+
+    def _told(self) -> list[str]:
+        now = [f"{count:,} for {described(reason)}" for reason, count in self.waiting_for.items()]
+        return [*([f"{self.waiting:,} wait: {', '.join(now)}"] if now else []), *self.advice]
 
 
-def _flights(pool: PoolStatus) -> tuple[float, float]:
-    most = math.inf if pool.max_in_flight is None else float(pool.max_in_flight)
-    return most, most - pool.in_flight
+def _dimensions(pool: PoolStatus) -> Iterator[tuple[str, str, str]]:
+    """What a limit counts: the name, how much may go, and what is left."""
+    for name, quota in pool.quotas.items():
+        period = "" if quota.period == _MINUTE else f" in {quota.period:g} s"
+        yield name, f"{quota.limit:,.4g}{period}" if quota.limit < 1 else f"{quota.limit:,.0f}{period}", _left(quota)
+    if pool.max_in_flight is not None:
+        yield "in flight", f"{pool.max_in_flight:,}", f"{pool.max_in_flight - pool.in_flight:,}"
+    elif not pool.quotas:
+        yield "in flight", "any number", ""
+
+
+def _left(quota: QuotaStatus) -> str:
+    return f"{math.floor(quota.remaining + _ROUNDING):,}"
 
 
 def status_of(core: Core, model: str | None, now: float) -> LimitStatus:
     """The status of a model's limits, or of all. The caller holds the limiter's lock."""
     if model is None:
-        pools, waiting, in_flight = core.all_pools(), core.waiting, core.in_flight
+        lanes = list(dict.fromkeys(core.known_lanes.values()))
+        pools, waiting, in_flight, waits = core.all_pools(), core.waiting, core.in_flight, dict(core.waits)
     else:
         lanes = core.lanes_of(model)
         pools = tuple(dict.fromkeys(pool for lane in lanes for pool in lane.pools))
         waiting, in_flight = sum(lane.waiting for lane in lanes), sum(lane.in_flight for lane in lanes)
+        names = {pool.name for pool in pools}
+        waits = {reason: seconds for reason, seconds in core.waits.items() if limit_of(reason) in names}
+    waiting_for: dict[str, int] = {}
+    for lane in lanes:
+        if lane.waiting:
+            reason = lane.held_by or LIMITS
+            waiting_for[reason] = waiting_for.get(reason, 0) + lane.waiting
     states = tuple(_pool_status(core, pool, now) for pool in pools if not _knows_nothing(pool, now))
-    return LimitStatus(model, states, waiting, in_flight, dict(core.waits))
+    return LimitStatus(model, states, waiting, in_flight, waits, waiting_for)
 
 
 def _knows_nothing(pool: Pool, now: float) -> bool:
@@ -130,6 +183,7 @@ def _knows_nothing(pool: Pool, now: float) -> bool:
 def _pool_status(core: Core, pool: Pool, now: float) -> PoolStatus:
     found = pool if isinstance(pool, Discovered) else None
     drifts = {name: tracked.drift for name, tracked in found.tracked.items()} if found is not None else {}
+    closed_for = 0.0 if found is None else max(0.0, found.closed_until - now)
     return PoolStatus(
         name=pool.name,
         limit=pool.spec,
@@ -141,7 +195,13 @@ def _pool_status(core: Core, pool: Pool, now: float) -> PoolStatus:
         in_flight=pool.in_flight,
         max_in_flight=None if pool.max_in_flight == math.inf else int(pool.max_in_flight),
         waiting=core.waiting_for(pool),
-        closed_for=0.0 if found is None else max(0.0, found.closed_until - now),
+        closed_for=closed_for,
+        closed_until=_moment(closed_for),
         endpoint="" if found is None else found.origin.endpoint,
         account="" if found is None else found.origin.scope,
     )
+
+
+def _moment(seconds: float) -> datetime | None:
+    """The time of day in so many seconds."""
+    return datetime.now(UTC) + timedelta(seconds=min(seconds, _FAR)) if seconds else None
