@@ -77,6 +77,18 @@ def _read_file() -> Catalogue:
         except (OSError, ValueError):
             entries = None  # an unusual LiteLLM: let it read its map itself
         if isinstance(entries, dict) and entries:
-            return {name: entry for name, entry in entries.items() if name != "fallback_generalizations"}
+            return _with_aliases({name: entry for name, entry in entries.items() if name != "fallback_generalizations"})
     live: Catalogue = _litellm.load().model_cost
     return live
+
+
+def _with_aliases(entries: Catalogue) -> Catalogue:
+    """The entries with those that only point at another one (``alias_of``, since LiteLLM 1.110) filled in by it.
+
+    As LiteLLM does when it is loaded: what points at nothing, or at another pointer, is left out.
+    """
+    pointers = {name: entry["alias_of"] for name, entry in entries.items() if isinstance(entry.get("alias_of"), str)}
+    if not pointers:
+        return entries
+    models = {name: entry for name, entry in entries.items() if name not in pointers}
+    return models | {name: models[target] for name, target in pointers.items() if target in models}
