@@ -29,9 +29,18 @@ class Alarm:
         ring: called in the alarm's thread, without the lock, when the moment has come; it sets the next one.
         may_end: called in the alarm's thread, without the lock, when nothing has happened for a while; it calls
             :meth:`end` if nobody waits, and says whether it did.
+        name: the thread's.
     """
 
-    def __init__(self, clock: Callable[[], float], ring: Callable[[], None], may_end: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        ring: Callable[[], None],
+        may_end: Callable[[], bool],
+        *,
+        name: str = "bulkllm-limiter",
+    ) -> None:
+        self._name = name
         self._clock = clock
         self._ring = ring
         self._may_end = may_end
@@ -43,7 +52,7 @@ class Alarm:
     def start(self) -> None:
         """Have the thread running. Not for finalisers: whoever begins to wait calls this."""
         if not self._running:
-            threading.Thread(target=self._run, name="bulkllm-limiter", daemon=True).start()
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
             self._running = True
 
     def end(self) -> None:

@@ -48,20 +48,29 @@ class Account:
     """
 
     def __init__(self, meters: Iterable[Meter], *, owner: str | None = None, ttl: float = 5.0) -> None:
-        self.meters = tuple(meters)
         self.owner = owner or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.ttl = ttl
         self.expires_at = -math.inf
-        self._slots = frozenset(meter.key for meter in self.meters if meter.kind == "slots")
-        self._ticks = {meter.key: max(_TICK, meter.period / 1000) for meter in self.meters}
-        # Older spending than this means nothing to a bucket that is full again, nor to a window.
-        self._horizons = {m.key: max(m.period, m.size / m.quota * m.period, 2 * ttl) for m in self.meters}
+        self.define(meters)
         self._held: dict[str, float] = {}
         self._in_use: dict[str, float] = {}
         self._spent: _Spent = {}
         self._reports: list[tuple[int, _Spent]] = []  # as claimed, and not known to be booked
         self._serial = 0
         self._claimed_at: float | None = None
+
+    def define(self, meters: Iterable[Meter]) -> None:
+        """Which meters there are from now on; none may be missing that was there before."""
+        self.meters = tuple(meters)
+        self._slots = frozenset(meter.key for meter in self.meters if meter.kind == "slots")
+        self._ticks = {meter.key: max(_TICK, meter.period / 1000) for meter in self.meters}
+        # Older spending than this means nothing to a bucket that is full again, nor to a window.
+        self._horizons = {m.key: max(m.period, m.size / m.quota * m.period, 2 * self.ttl) for m in self.meters}
+
+    @property
+    def unreported(self) -> bool:
+        """Whether something was spent of which the store does not know, or may not."""
+        return bool(self._spent or self._reports)
 
     def held(self, key: str, now: float) -> float:
         """What may be spent now: 0 once the lease has run out."""
@@ -86,10 +95,22 @@ class Account:
         if now < self.expires_at:
             self._held[key] = self._held.get(key, 0.0) + amount
 
+    def use(self, key: str, count: float, now: float) -> None:
+        """So many slots are in use at this moment: instead of telling each that is taken and finished."""
+        total = self.held(key, now) + self._in_use.get(key, 0.0)
+        self._in_use[key] = count
+        self._held[key] = max(0.0, total - count)
+
     def amend(self, key: str, amount: float, sent_at: float) -> None:
         """What was spent at a moment turns out to be this much more (negative: less)."""
         if amount:
             self._note(key, amount, sent_at, self._spent)
+
+    def settle(self, key: str, amount: float, sent_at: float, now: float) -> None:
+        """As :meth:`amend`, and what turns out not to be spent may be spent here once more, while the lease lasts."""
+        self.amend(key, amount, sent_at)
+        if now < self.expires_at:
+            self._held[key] = max(0.0, self._held.get(key, 0.0) - amount)
 
     def claim(
         self,
@@ -122,7 +143,8 @@ class Account:
             (_, eldest), (serial, second), *others = self._reports
             for (key, _), (amount, moment) in eldest.items():
                 self._note(key, amount, moment, second)
-            self._reports = [(serial, second), *others]
+            fresh = {tick: spent for tick, spent in second.items() if now - spent[1] <= self._horizons[tick[0]]}
+            self._reports = [(serial, fresh), *others]
         self._claimed_at = now
         kept = {} if leaving else dict(self._held)
         if not leaving:

@@ -1,0 +1,399 @@
+"""What a process asks of a store of shared limits, what it gives back, and when.
+
+Only arithmetic may live here: no lock, no clock (``now`` comes in, in seconds), no I/O. :mod:`.keeper` carries the
+claims to the store.
+
+How much is asked for follows demand: what those who wait need and can use at once, and what goes out in the next
+moment if it goes on as it did. What is held beyond that goes back with the next claim, and all of it when nothing
+was wanted for a while. So whoever is busy among idle ones finds everything free, and busy ones share evenly: the store
+sees to that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+from .lanes import WAITING, Lane, Ticket
+from .leased import LeasedMeter, LeasedPool, Stir, store_names
+from .pool import Amounts, Pool
+from .sharing import Sharing
+from .spec import RateLimit
+from .stores import Account, Claim, Lease
+
+AHEAD: Final = 0.25
+"""Seconds of what goes out that are held in advance."""
+
+PAUSE: Final = 0.03
+"""Seconds between two claims for the same thing at least."""
+
+TELL_AFTER: Final = 0.5
+"""Seconds after which what was spent, and what is held in vain, is told at the latest."""
+
+IDLE_AFTER: Final = 1.0
+"""Seconds without any demand after which everything is given back."""
+
+_FADES_IN: Final = 0.5  # seconds over which demand is averaged
+_PEAK_FADES_IN: Final = 2.0
+_SAMPLE: Final = 64  # tickets that are looked at to know how large those are that wait
+_FIRST_SLOTS: Final = 8  # slots that are asked for at first; then as many again as are in use
+_FIRST_RETRY: Final = 0.1
+_LONGEST_RETRY: Final = 1.0
+
+
+@dataclass(slots=True)
+class _Ask:
+    """Something to be asked for."""
+
+    name: Hashable
+    want: dict[str, float]
+    least: dict[str, float] = field(default_factory=dict)
+    over: tuple[LeasedMeter, ...] = ()  # of which all that is held is given up, and asked for together
+
+
+@dataclass(slots=True)
+class _Demand:
+    """What somebody who waits could use at once."""
+
+    lane: Lane
+    head: Ticket
+    pools: tuple[LeasedPool, ...]
+    count: float
+    average: Amounts
+
+    @property
+    def free_slots(self) -> float:
+        return min((pool.max_in_flight - pool.in_flight for pool in self.pools), default=math.inf)
+
+    @property
+    def meters(self) -> Iterator[LeasedMeter]:
+        return (meter for pool in self.pools for meter in pool.leased_meters)
+
+
+class Leases:
+    """A process's leases of all limits of a limiter.
+
+    Args:
+        limits: the limits.
+        sharing: how they are shared.
+        stir: called where the store should be asked.
+        owner: a name that no other process has; made up unless given.
+    """
+
+    def __init__(self, limits: Iterable[RateLimit], sharing: Sharing, stir: Stir, *, owner: str | None = None) -> None:
+        specs = list(limits)
+        self.account = Account((), owner=owner, ttl=sharing.ttl)
+        share = sharing.share if sharing.when_away == "share" else None
+        self.pools = tuple(
+            LeasedPool(spec, name, self.account, stir, share)
+            for spec, name in zip(specs, store_names(specs), strict=True)
+        )
+        self.away = False
+        self.wake_at = math.inf
+        self._alone = share is not None
+        self._used: tuple[LeasedPool, ...] = ()
+        self._ask_at: dict[Hashable, float] = {}
+        self._asked: _Ask | None = None
+        self._leaving = False
+        self._known = False  # the store holds something of ours, or may
+        self._told_at = -math.inf
+        self._active_at = -math.inf
+        self._measured_at = -math.inf
+        self._retry_at = -math.inf
+        self._retry = _FIRST_RETRY
+        self._excess: dict[str, float] = {}
+
+    # -- what the keeper calls -------------------------------------------------------------------------------
+
+    def next(self, lanes: Iterable[Lane], now: float) -> Claim | None:
+        """A claim to make now; or None, and ``wake_at`` says when to come again.
+
+        After each claim either :meth:`took` or :meth:`failed` is called, and then this again.
+        """
+        lanes = list(lanes)
+        self._see(lanes)
+        demands = self._demands(lanes, now)
+        self._measure(demands, now)
+        if self._is_idle(demands, now):
+            return self._leave(now)
+        if now < self._retry_at:
+            self.wake_at = self._retry_at
+            return None
+        asks = self._asks(demands, now)
+        for ask in asks:
+            if self._ask_at.get(ask.name, -math.inf) <= now:
+                return self._claim(ask, demands, asks, now)
+        if self.away or now >= self._tell_at(now):
+            return self._claim(None, demands, asks, now)
+        asking = [self._ask_at[ask.name] for ask in asks]
+        idle = [self._active_at + IDLE_AFTER] if self._known and not self._in_flight else []
+        self.wake_at = min([*asking, *idle, self._tell_at(now)])
+        return None
+
+    def took(self, lease: Lease, now: float, pause: float = PAUSE) -> None:
+        """The store has answered.
+
+        Args:
+            lease: what it said.
+            now: seconds.
+            pause: seconds until the same may be asked for again.
+        """
+        self.account.take_in(lease)
+        self._told_at = now
+        self._known = not self._leaving
+        self._retry_at = -math.inf
+        self._retry = _FIRST_RETRY
+        self._excess = dict(lease.excess)
+        if self._asked is not None:
+            wait = min(lease.retry_after, self.account.ttl / 3)
+            self._ask_at[self._asked.name] = now + max(wait, pause)
+        for pool in self._used:
+            for meter in pool.leased_meters:
+                meter.everywhere = lease.left.get(meter.meter.key, meter.everywhere)
+        if self.away:
+            self.away = False
+            for pool in self.pools:
+                pool.alone = False
+        self._lend(now)
+
+    def failed(self, now: float, chance: float = 0.5) -> None:
+        """The store is away. ``chance``, from 0 to 1, keeps processes from coming back all at once."""
+        self._asked = None
+        self._retry_at = now + self._retry * (0.5 + chance)
+        self._retry = min(_LONGEST_RETRY, 2 * self._retry)
+        if not self.away:
+            self.away = True
+            if self._alone:
+                for pool in self.pools:
+                    pool.alone = True
+                    for meter in pool.leased_meters:
+                        meter.begin_alone(now)
+        self._lend(now)
+
+    def give_back(self, now: float, *, leaving: bool = False) -> Claim:
+        """A claim that gives back all that is held; ``leaving``: slots in use too, for the process ends."""
+        self._asked = None
+        self._leaving = leaving or not self._in_flight
+        for pool in self._used:
+            if pool.slots is not None:
+                self.account.use(pool.slots.key, pool.in_flight, now)
+        keep = {meter.meter.key: meter.pending for pool in self._used for meter in pool.leased_meters}
+        want = {meter.key: 0.0 for pool in self._used for meter in pool.store_meters}
+        claim = self.account.claim(now, want={} if self._leaving else want, keep=keep, leaving=self._leaving)
+        self._lend(now)
+        return claim
+
+    @property
+    def anything_left(self) -> bool:
+        """Whether the store should hear of this process once more before it ends."""
+        return self._known or bool(self._used and self.account.unreported)
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether nothing is to be expected but what begins with somebody who waits."""
+        return not self._known and not self._in_flight and not self.account.unreported
+
+    # -- what is wanted --------------------------------------------------------------------------------------
+
+    @property
+    def _in_flight(self) -> bool:
+        return any(pool.in_flight for pool in self._used)
+
+    def _see(self, lanes: Iterable[Lane]) -> None:
+        """Notice limits that are used for the first time, or count otherwise than before."""
+        used = tuple(pool for pool in self.pools if any(pool in lane.pools for lane in lanes))
+        meters = tuple(meter for pool in used for meter in pool.store_meters)
+        if meters != self.account.meters:
+            self._used = used
+            self.account.define(meters)
+
+    def _demands(self, lanes: Iterable[Lane], now: float) -> list[_Demand]:
+        found = []
+        for lane in lanes:
+            head = lane.head() if lane.waiting else None
+            pools = tuple(pool for pool in lane.pools if isinstance(pool, LeasedPool))
+            if head is None or not pools:
+                continue
+            count = min([float(lane.waiting), *(_room(pool, head.amounts, now) for pool in lane.pools)])
+            if count >= 1:
+                found.append(_Demand(lane, head, pools, count, _average(lane)))
+        return sorted(found, key=lambda demand: demand.head.order)
+
+    def _measure(self, demands: list[_Demand], now: float) -> None:
+        """See how much goes out a second, and whether anything is wanted at all."""
+        if demands or any(pool.missed is not None for pool in self._used):
+            self._active_at = now
+        elapsed = now - self._measured_at
+        if elapsed < PAUSE / 2:
+            return
+        fresh = self._measured_at == -math.inf
+        self._measured_at = now
+        for pool in self._used:
+            pool.peak = max(pool.in_flight, pool.peak * (0.0 if fresh else math.exp(-elapsed / _PEAK_FADES_IN)))
+            for meter in pool.leased_meters:
+                if meter.taken:
+                    self._active_at = now
+                weight = 0.0 if fresh else 1 - math.exp(-elapsed / _FADES_IN)
+                meter.rate += (meter.taken / max(elapsed, PAUSE) - meter.rate) * weight
+                meter.taken = 0.0
+                meter.low = meter.rate * AHEAD / 2 if meter.rate * AHEAD >= 1 else 0.0
+
+    def _asks(self, demands: list[_Demand], now: float) -> list[_Ask]:
+        asks: list[_Ask] = []
+        seen: set[Pool] = set()
+        for demand in demands:
+            slots = self._slots_for(demand)
+            if slots is not None:
+                asks.append(slots)
+            ask = self._time_for(demand, now)
+            if ask is not None:
+                asks.append(ask)
+                seen.update(demand.pools)
+        waiting = {pool for demand in demands for pool in demand.pools}
+        for pool in self._used:
+            missed = None if pool in waiting else pool.missed
+            if pool not in seen and (ask := self._ahead_for(pool, missed, now)) is not None:
+                asks.append(ask)
+        return asks
+
+    def _slots_for(self, demand: _Demand) -> _Ask | None:
+        """Slots for those who wait: a few at first, then as many again as are in use."""
+        want: dict[str, float] = {}
+        least: dict[str, float] = {}
+        for pool in demand.pools:
+            if pool.slots is None or self._excess.get(pool.slots.key):
+                continue
+            free = pool.max_in_flight - pool.in_flight
+            more = min(demand.count, max(_FIRST_SLOTS, 2 * pool.in_flight), pool.slots.quota - pool.in_flight) - free
+            if more >= 1:
+                want[pool.slots.key] = float(math.floor(more))
+                if free < 1:
+                    least[pool.slots.key] = 1.0
+        return _Ask(("slots", demand.lane), want, least) if want else None
+
+    def _time_for(self, demand: _Demand, now: float) -> _Ask | None:
+        """Quota for those who wait and have slots, where what is held does not do for the first of them."""
+        count = min(demand.count, demand.free_slots)
+        meters = tuple(demand.meters)
+        amounts = demand.head.amounts
+        if count < 1 or all(meter.ready_at(amounts[meter.dimension], now) <= now for meter in meters):
+            return None
+        want: dict[str, float] = {}
+        least: dict[str, float] = {}
+        for meter in meters:
+            need = amounts[meter.dimension]
+            wanted = max(need, demand.average[meter.dimension] * count + meter.rate * AHEAD)
+            if wanted > 0:
+                key = meter.meter.key
+                want[key] = float(math.floor(wanted)) if meter.meter.whole else wanted
+                least[key] = need
+        return _Ask(("time", demand.lane), want, least, meters)
+
+    def _ahead_for(self, pool: LeasedPool, missed: Amounts | None, now: float) -> _Ask | None:
+        """Quota for what will be asked for in the next moment, if it goes on as it did."""
+        want: dict[str, float] = {}
+        least: dict[str, float] = {}
+        short = False
+        for meter in pool.leased_meters:
+            free = max(0.0, meter.free(now))
+            need = 0.0 if missed is None else missed[meter.dimension]
+            ahead = max(meter.rate * AHEAD, need)
+            short = short or free < max(meter.low, need)
+            more = ahead - free
+            if meter.meter.whole:
+                more = float(math.floor(more + 0.5))
+            if more > 0:
+                want[meter.meter.key] = more
+                if need > free:
+                    least[meter.meter.key] = need - free
+        if pool.slots is not None and missed is not None and pool.max_in_flight - pool.in_flight < 1:
+            want[pool.slots.key] = least[pool.slots.key] = 1.0
+            short = True
+        return _Ask(("ahead", pool), want, least) if short and want else None
+
+    # -- claims ----------------------------------------------------------------------------------------------
+
+    def _claim(self, ask: _Ask | None, demands: list[_Demand], asks: list[_Ask], now: float) -> Claim:
+        self._asked = ask
+        self._leaving = False
+        for pool in self._used:
+            pool.missed = None
+        self._lend(now)
+        keep = self._keep(demands, now)
+        for meter in ask.over if ask is not None else ():
+            keep[meter.meter.key] = meter.pending
+        # Of what nothing more is wanted, the store need not keep a part for us.
+        still = {key for each in asks for key in each.want}
+        done = {meter.key: 0.0 for meter in self.account.meters if meter.key not in still}
+        want, least = (ask.want, ask.least) if ask is not None else ({}, {})
+        claim = self.account.claim(now, want=done | want, least=least, keep=keep)
+        self._known = True
+        self._lend(now)
+        return claim
+
+    def _keep(self, demands: list[_Demand], now: float) -> dict[str, float]:
+        """How much of what is held will be of use."""
+        keep: dict[str, float] = {}
+        for pool in self._used:
+            mine = [demand for demand in demands if pool in demand.pools]
+            for meter in pool.leased_meters:
+                wanted = sum(demand.average[meter.dimension] * demand.count for demand in mine)
+                useful = max(0.0, wanted + 2 * meter.rate * AHEAD)
+                useful = math.ceil(useful) if meter.meter.whole else useful
+                keep[meter.meter.key] = meter.pending + min(max(0.0, meter.free(now)), useful)
+            if pool.slots is not None:
+                key = pool.slots.key
+                wanted = sum(demand.count for demand in mine)
+                useful = max(wanted, math.ceil(pool.peak) - pool.in_flight)
+                keep[key] = max(0.0, min(self.account.held(key, now), useful, pool.max_in_flight - pool.in_flight))
+        return keep
+
+    def _leave(self, now: float) -> Claim | None:
+        """Nothing was wanted for a while."""
+        self.wake_at = math.inf
+        if self.away and now < self._retry_at:
+            self.wake_at = self._retry_at
+            return None
+        return self.give_back(now, leaving=True) if self.anything_left else None
+
+    def _is_idle(self, demands: list[_Demand], now: float) -> bool:
+        return not demands and not self._in_flight and now >= self._active_at + IDLE_AFTER
+
+    def _tell_at(self, now: float) -> float:
+        """When to make a claim that asks for nothing."""
+        if any(self._overstays(pool, now) for pool in self._used):
+            return self._told_at + PAUSE
+        holds = any(self.account.held(meter.key, now) > 0 for meter in self.account.meters)
+        if self.account.unreported or (holds and now < self._active_at + 2 * IDLE_AFTER):
+            return self._told_at + TELL_AFTER
+        uses = any(pool.in_flight for pool in self._used if pool.slots is not None)
+        return self._told_at + self.account.ttl / 3 if holds or uses else math.inf
+
+    def _overstays(self, pool: LeasedPool, now: float) -> bool:
+        """Whether slots are free that others wait for."""
+        slots = pool.slots
+        if slots is None or not self._excess.get(slots.key):
+            return False
+        self.account.use(slots.key, pool.in_flight, now)
+        return self.account.held(slots.key, now) > max(0.0, pool.max_in_flight - pool.in_flight)
+
+    def _lend(self, now: float) -> None:
+        for pool in self._used:
+            pool.lend(0.0 if pool.slots is None else self._excess.get(pool.slots.key, 0.0), now)
+
+
+def _room(pool: Pool, amounts: Amounts, now: float) -> float:
+    """How many more a pool that is not shared would let go at this moment."""
+    if isinstance(pool, LeasedPool):
+        return math.inf
+    return pool.max_in_flight - pool.in_flight if pool.ready_at(amounts, now) <= now else 0.0
+
+
+def _average(lane: Lane) -> Amounts:
+    """How large those are that wait, going by the first of them."""
+    waiting = [ticket.amounts for _, ticket in islice(lane.queue, _SAMPLE) if ticket.state == WAITING]
+    sums = [sum(amounts) / len(waiting) for amounts in zip(*waiting, strict=True)] if waiting else [0.0] * 4
+    return (sums[0], sums[1], sums[2], sums[3])
