@@ -26,6 +26,7 @@ from .errors import ConfigError
 _APP = "bulkllm"
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
+_FLAG_OR_NUMBER = "true, false or a number"
 _SECRET = re.compile(
     r"(?:^|[_-])(?:key|token|passw\w*|credentials?)$|api[_-]?key|access[_-]?key|secret|authorization", re.IGNORECASE
 )
@@ -182,16 +183,53 @@ class Settings:
         """
         if argument is not None:
             return argument
-        variable = variable or f"BULKLLM_{key.upper().replace('.', '_').replace('-', '_')}"
-        text = (os.environ if self._environ is None else self._environ).get(variable)
+        variable, text = self._text(key, variable)
         if text:
             value = _parse(text, kind)
             if value is None:
                 raise ConfigError(f"{variable}: expected {_wanted(kind)}, found {shown(variable, text)}")
             return value
-        return self._from_file(key, kind, default)
+        file, found = self._from_file(key)
+        if file is None:
+            return default
+        value = _convert(found, kind)
+        if value is None:
+            keys = tuple(key.split("."))
+            raise file.error(keys, f"expected {_wanted(kind)}, found {shown(keys[-1], found)}")
+        return value
 
-    def _from_file(self, key: str, kind: type[Value], default: Default) -> Value | Default:
+    def flag_or_number(self, key: str, default: bool | float, *, argument: bool | float | None = None) -> bool | float:
+        """The value of a setting that is true, false or a number; looked for as :meth:`get` does.
+
+        Raises:
+            ConfigError: the value found is none of these, or ``config.toml`` cannot be read.
+        """
+        if argument is not None:
+            return argument
+        variable, text = self._text(key)
+        if text:
+            flag = _parse(text, bool)
+            value = _parse(text, float) if flag is None else flag
+            if value is None:
+                raise ConfigError(f"{variable}: expected {_FLAG_OR_NUMBER}, found {shown(variable, text)}")
+            return value
+        file, found = self._from_file(key)
+        if file is None:
+            return default
+        flag = _convert(found, bool)
+        value = _convert(found, float) if flag is None else flag
+        if value is None:
+            keys = tuple(key.split("."))
+            raise file.error(keys, f"expected {_FLAG_OR_NUMBER}, found {shown(keys[-1], found)}")
+        return value
+
+    def _text(self, key: str, variable: str | None = None) -> tuple[str, str | None]:
+        """The environment variable of a setting, and what it says."""
+        variable = variable or f"BULKLLM_{key.upper().replace('.', '_').replace('-', '_')}"
+        return variable, (os.environ if self._environ is None else self._environ).get(variable)
+
+    def _from_file(self, key: str) -> tuple[TomlFile | None, Any]:
+        """The file, if it says something of a setting, and what it says."""
         if not self._read:
             try:
                 self._file = read_toml(config_dir(self._directory) / "config.toml")
@@ -199,19 +237,16 @@ class Settings:
                 self._file = None
             self._read = True
         if self._file is None:
-            return default
+            return None, None
         keys = tuple(key.split("."))
         found: Any = self._file.data
         for depth, part in enumerate(keys):
             if not isinstance(found, dict):
                 raise self._file.error(keys[:depth], f"expected a table, found {shown(part, found)}")
             if part not in found:
-                return default
+                return None, None
             found = found[part]
-        value = _convert(found, kind)
-        if value is None:
-            raise self._file.error(keys, f"expected {_wanted(kind)}, found {shown(keys[-1], found)}")
-        return value
+        return self._file, found
 
 
 def _parse(text: str, kind: type[Value]) -> Value | None:

@@ -156,3 +156,31 @@ def test_importing_it_reads_nothing_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("toml", "environ", "argument", "value"),
+    [
+        ("", {}, None, False),
+        ("", {}, True, True),
+        ("wait = true\n", {}, None, True),
+        ("wait = 90\n", {}, None, 90.0),
+        ("wait = 1.5\n", {"BULKLLM_WAIT": "no"}, None, False),
+        ("", {"BULKLLM_WAIT": "yes"}, None, True),
+        ("", {"BULKLLM_WAIT": "1"}, None, True),
+        ("", {"BULKLLM_WAIT": "3600"}, None, 3600.0),
+        ("", {"BULKLLM_WAIT": "3600"}, False, False),
+    ],
+)
+def test_a_flag_may_be_a_number(
+    toml: str, environ: dict[str, str], argument: bool | None, value: object, tmp_path: Path
+) -> None:
+    found = _settings(tmp_path, toml, environ).flag_or_number("wait", False, argument=argument)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_what_is_neither_a_flag_nor_a_number_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^BULKLLM_WAIT: expected true, false or a number, found 'long'"):
+        _settings(tmp_path, environ={"BULKLLM_WAIT": "long"}).flag_or_number("wait", default=False)
+    with pytest.raises(ConfigError, match=r"config\.toml:2: wait: expected true, false or a number, found 'long'"):
+        _settings(tmp_path, '\nwait = "long"\n').flag_or_number("wait", default=False)
