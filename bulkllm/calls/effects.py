@@ -19,6 +19,7 @@ from ..errors import CacheError
 from ..limits import Reservation
 from .call import Call
 from .closing import close_source
+from .counting import TokenCounter
 from .lane import Lane
 from .wallclock import OutOfTimeError, run_within
 
@@ -46,6 +47,20 @@ class Load:
 
     async def aperform(self) -> None:
         self.lane.load()  # two seconds, once; in a thread it would hold the interpreter just as long
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Count a call's input by the model's tokenizer; None where that cannot be done."""
+
+    counter: TokenCounter
+    call: Call
+
+    def perform(self) -> int | None:
+        return self.counter.count(self.call)
+
+    async def aperform(self) -> int | None:
+        return await asyncio.to_thread(self.counter.count, self.call)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 # English prose and code lie between 3.5 and 4.5 characters a token, JSON around 4, Chinese at 1.5.
@@ -54,6 +54,10 @@ class Estimate:
     characters: int
     bounded: bool = False
     likely_output: float = 0.0
+
+    def counted(self, input_tokens: int | None) -> Estimate:
+        """The same with its input counted; as it is where that could not be done."""
+        return self if input_tokens is None else replace(self, input_tokens=float(input_tokens))
 
 
 class Size(NamedTuple):

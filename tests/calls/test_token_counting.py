@@ -1,0 +1,151 @@
+"""Prompts counted by the model's own tokenizer: exact, off the event loop, and an estimate where it cannot be had."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bulkllm import _litellm
+from bulkllm.calls import counting
+from bulkllm.calls.call import Call
+from bulkllm.calls.counting import TokenCounter
+from bulkllm.calls.effects import Count
+
+TEXT = "Übergrößenträger 日本語のテキスト def f(x): return x**2 " * 10
+
+
+def asked(model: str = "openai/gpt-4o", operation: Any = "completion", **options: Any) -> Call:
+    provider = model.partition("/")[0]
+    return Call(operation=operation, model=model, requested_model=model, provider=provider, options=options)
+
+
+def said(text: object) -> list[dict[str, object]]:
+    return [{"role": "user", "content": text}]
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-4o", "openai/gpt-3.5-turbo", "anthropic/claude-sonnet-4-5", "house/m"])
+def test_a_prompt_is_counted_as_litellm_counts_it(model: str) -> None:
+    litellm = _litellm.load()
+    expected = litellm.token_counter(model=model.partition("/")[2], messages=said(TEXT))
+    counter = TokenCounter(patience=60.0)
+    assert counter.count(asked(model, messages=said(TEXT))) == expected
+    estimate = len(TEXT) / 4
+    assert abs(expected - estimate) > 0.2 * estimate, "or the test could not tell the two apart"
+
+
+def test_openai_and_anthropic_have_tokenizers_of_their_own() -> None:
+    counter = TokenCounter(patience=60.0)
+    models = ("openai/gpt-4o", "openai/gpt-3.5-turbo", "anthropic/claude-sonnet-4-5")
+    assert len({counter.count(asked(model, messages=said(TEXT))) for model in models}) == 3
+
+
+def test_tools_and_the_words_of_parts_count_and_no_image_is_fetched() -> None:
+    counter = TokenCounter(patience=60.0)
+    plain = counter.count(asked(messages=said("hello there")))
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
+    assert plain is not None
+    with_tool = counter.count(asked(messages=said("hello there"), tools=[tool]))
+    assert with_tool is not None
+    assert with_tool > plain
+    image = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/none.png"}}  # nobody listens there
+    with_image = counter.count(asked(messages=said([{"type": "text", "text": "hello there"}, image])))
+    assert with_image is not None
+    assert with_image > plain + 50
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("hello there", 2),
+        (["hello there", "hello"], 3),
+        ([1, 2, 3, 4], 4),
+        ([[1, 2], [3]], 3),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_what_is_embedded_is_counted(given: object, expected: int | None) -> None:
+    counted = TokenCounter(patience=60.0).count(asked("openai/text-embedding-3-small", "embedding", input=given))
+    assert counted == expected
+
+
+def fake_litellm(monkeypatch: pytest.MonkeyPatch, token_counter: Any) -> None:
+    monkeypatch.setattr(
+        counting, "_litellm", SimpleNamespace(load=lambda: SimpleNamespace(token_counter=token_counter))
+    )
+
+
+def test_what_cannot_be_counted_is_said_once_and_without_the_prompt(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(**options: Any) -> int:
+        if "messages" in options:
+            raise ValueError(f"cannot count {options['messages']}")
+        return 1
+
+    fake_litellm(monkeypatch, broken)
+    counter = TokenCounter()
+    with caplog.at_level(logging.DEBUG, "bulkllm"):
+        assert [counter.count(asked("house/m", messages=said("secret"))) for _ in range(5)] == [None] * 5
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "input tokens of calls to m are estimated" in record.getMessage()
+    assert "secret" not in caplog.text
+
+
+def test_a_counter_that_was_switched_off_is_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_litellm.load(), "disable_token_counter", True)
+    assert TokenCounter(patience=60.0).count(asked(messages=said("hi"))) is None
+
+
+def test_nobody_waits_long_for_a_tokenizer_that_is_being_fetched(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a network LiteLLM tries for half a minute; calls go on with estimates, and are exact once it is there."""
+    fetched = threading.Event()
+    asked_for: list[Mapping[str, Any]] = []
+
+    def slow(**options: Any) -> int:
+        asked_for.append(options)
+        assert fetched.wait(60)
+        return 17
+
+    fake_litellm(monkeypatch, slow)
+    counter = TokenCounter(patience=0.01)
+    with caplog.at_level(logging.DEBUG, "bulkllm"):
+        assert [counter.count(asked("house/llama-3", messages=said("hi"))) for _ in range(20)] == [None] * 20
+    assert len(asked_for) == 1, "one thread fetches it"
+    (record,) = caplog.records
+    assert "input tokens of calls to llama-3 are estimated: its tokenizer is not loaded yet" in record.getMessage()
+    fetched.set()
+    counter._patience = 60.0
+    assert counter._tokenizers["llama-3"].loaded.wait(60)
+    assert counter.count(asked("house/llama-3", messages=said("hi"))) == 17
+
+
+def test_a_tokenizer_that_litellm_cannot_fetch_is_replaced_by_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
+    litellm = _litellm.load()
+    if not hasattr(litellm, "disable_hf_tokenizer_download"):
+        pytest.skip("this LiteLLM cannot be told not to download")
+    monkeypatch.setattr(litellm, "disable_hf_tokenizer_download", True)  # as it ends without a network
+    counted = TokenCounter(patience=60.0).count(asked("together_ai/meta-llama/llama-3-8b", messages=said(TEXT)))
+    assert counted is not None
+    assert counted > 100
+
+
+async def test_a_task_has_it_counted_in_another_thread() -> None:
+    threads: list[threading.Thread] = []
+
+    class Counter(TokenCounter):
+        def count(self, call: Call) -> int | None:
+            threads.append(threading.current_thread())
+            return 5
+
+    assert await Count(Counter(), asked()).aperform() == 5
+    assert Count(Counter(), asked()).perform() == 5
+    assert threads[0] is not threads[1] is threading.current_thread()
