@@ -32,6 +32,7 @@ class Call:
         adds_usage_chunk: we ask the provider for a usage chunk that the caller did not ask for, and swallow it.
         timeout: seconds for one attempt, wall clock; None where the caller passed LiteLLM a timeout of its own kind.
         deadline: seconds for the call with all its waiting and attempts; None for no end.
+        patience: seconds to wait at most for a quota of a day or longer that is spent; 0 for not at all.
         priority: see :meth:`bulkllm.RateLimiter.reserve`.
         retry: which failures are tried again, and when.
         origin: whose limits it falls under; None where nothing is to be learned of them.
@@ -48,6 +49,7 @@ class Call:
     adds_usage_chunk: bool = False
     timeout: float | None = DEFAULT_TIMEOUT
     deadline: float | None = None
+    patience: float = 0.0
     priority: float = 0.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     origin: Origin | None = None

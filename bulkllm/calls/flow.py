@@ -12,20 +12,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from .._waits import BUDGET, RETRIES
 from ..accounting import Usage, active_budgets, in_order
-from ..errors import BudgetExceeded, BulkLLMError, LimitTimeout
+from ..errors import BudgetExceeded, BulkLLMError, LimitTimeout, QuotaExhausted
 from ..limits import Reservation
 from ..limits.estimate import Estimate
 from .account import Account, attach_record, attach_to_error
 from .call import Call
 from .effects import Effect, HoldBudget, Load, Send, Sleep
 from .fold import guessed_usage
-from .hearing import word_of_answer, word_of_failure
+from .hearing import word_of_answer
 from .parts import Parts
-from .quota import reserve, settle
+from .quota import attach_quota, check_open, hear_failure, patience_left, reserve, settle
 from .spending import expected_cost, hold_of
 from .stream import CallStream
 
@@ -68,10 +69,14 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
     account.expect = lambda usage: _expected(parts, call, estimate, usage)
     failed: Exception | None = None
     refused = False
+    spent_at: float | None = None  # when the provider first said that a quota of a day or longer is spent
+    spared = 0  # attempts that were refused for that, and that the policy does not count
     while True:
         reservation: Reservation | None = None
         over: Exception | None = None
         try:
+            patience = patience_left(call, account, spent_at)
+            check_open(parts, call, patience)
             if not account.holds:
                 for budget in budgets:
                     hold = hold_of(
@@ -84,10 +89,16 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
                     finally:
                         account.wait(BUDGET, parts.clock() - began)
             left = _left(call, account)
-            reservation = yield from reserve(parts, call, account, estimate, timeout=left, front=refused)
+            reservation = yield from reserve(
+                parts, call, account, estimate, timeout=left, front=refused, patience=patience
+            )
         except BulkLLMError as error:
             # If time or money is over, then what the attempt before said is why there was to be another at all.
-            over = failed if failed is not None and isinstance(error, LimitTimeout | BudgetExceeded) else error
+            over = error
+            if failed is not None and isinstance(error, LimitTimeout | BudgetExceeded | QuotaExhausted):
+                over = failed
+                if isinstance(error, QuotaExhausted):
+                    attach_quota(failed, error)
         if over is not None:
             try:
                 raise over
@@ -124,9 +135,14 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
         failure = parts.lane.failure(failed)
         refused = failure.refused
         account.failed(failure)
+        spent = False
         if reservation is not None:
-            reservation.release(keep_tokens=not refused, word=word_of_failure(call, failure))
-        delay = call.retry.decide(failure, account.attempts, account.elapsed)
+            spent = hear_failure(parts, call, failure, failed, partial(reservation.release, keep_tokens=not refused))
+        if spent and call.patience > 0:
+            spent_at = account.elapsed if spent_at is None else spent_at
+            spared += 1
+            continue  # the limiter knows until when, and whether this call waits so long
+        delay = None if spent else call.retry.decide(failure, account.attempts - spared, account.elapsed)
         if delay is None or (call.deadline is not None and account.elapsed + delay >= call.deadline):
             try:
                 raise failed

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..limits.discovery import LET_IN, Word
 from ..limits.feedback import observe
+from ..limits.spent import LONG, spent_by
 from .call import Call
 from .failure import Failure
 from .lane import Lane
@@ -27,9 +28,21 @@ def word_of_failure(call: Call, failure: Failure) -> Word | None:
     """What a failure says; None where it says nothing of limits, or nobody listens."""
     if call.origin is None:
         return None
-    if failure.kind == "rate_limit":
-        told = observe(call.origin.profile, failure.headers, time.time())
-        return Word("refused", tuple(told), failure.retry_after)
     if failure.kind == "capacity":
         return Word("overloaded")
-    return None
+    if failure.kind not in ("rate_limit", "quota"):
+        return None
+    profile, now = call.origin.profile, time.time()
+    told = tuple(observe(profile, failure.headers, now))
+    spent = spent_by(
+        profile,
+        codes=failure.codes,
+        message=failure.message,
+        told=told,
+        retry_after=failure.retry_after,
+        longest=max(LONG, call.retry.max_retry_after),
+        now=now,
+    )
+    if spent is None and failure.kind == "quota":  # money: nobody knows until when
+        return None
+    return Word("refused", told, failure.retry_after, spent)

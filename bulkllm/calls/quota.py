@@ -1,24 +1,44 @@
-"""How a call takes quota from the limiter and settles it, by the way its provider counts."""
+"""How a call takes quota from the limiter and settles it, by the way its provider counts.
+
+And what becomes of it when the provider says that a quota of a day or longer is spent.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+import logging
+from collections.abc import Callable, Generator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 from .._waits import LIMITS
 from ..accounting import Usage
+from ..errors import QuotaExhausted
 from ..limits import Reservation
 from ..limits.charging import charged, expected
-from ..limits.discovery import Word
+from ..limits.discovery import UNTOLD, Word
 from ..limits.estimate import Estimate
 from .account import Account
 from .call import Call
 from .effects import Effect, Reserve
+from .failure import Failure
+from .hearing import word_of_failure
 from .parts import Parts
+
+logger = logging.getLogger(__name__)
+
+# Where an error of the provider's says which quota is spent, and until when.
+_QUOTA_ATTRIBUTE: Final = "bulkllm_quota"
 
 
 def reserve(
-    parts: Parts, call: Call, account: Account, estimate: Estimate, *, timeout: float | None, front: bool
+    parts: Parts,
+    call: Call,
+    account: Account,
+    estimate: Estimate,
+    *,
+    timeout: float | None,
+    front: bool,
+    patience: float,
 ) -> Generator[Effect, Any, Reservation | None]:
     """Wait until the limits let a call go; None where there are none and none can be learned."""
     limiter = parts.limiter
@@ -36,7 +56,13 @@ def reserve(
     else:
         amounts = expected(call.origin.profile, estimate)
         reservation = limiter.reserve_for(
-            call.model, call.origin, amounts, timeout=timeout, priority=call.priority, front=front
+            call.model,
+            call.origin,
+            amounts,
+            timeout=timeout,
+            priority=call.priority,
+            front=front,
+            patience=patience,
         )
     try:
         yield Reserve(reservation)
@@ -55,3 +81,70 @@ def settle(call: Call, reservation: Reservation, estimate: Estimate, used: Usage
             call.origin.profile, estimate, used.input_tokens, used.output_tokens, float(used.cache_read_tokens)
         )
         reservation.charge(amounts, word)
+
+
+# -- a quota of a day or longer ------------------------------------------------------------------------------------
+
+
+def patience_left(call: Call, account: Account, since: float | None) -> float:
+    """Seconds that a call still waits for a quota that is spent.
+
+    Args:
+        call: what is asked.
+        account: its books.
+        since: how long it had taken when it was first refused for that; None if it was not.
+    """
+    left = call.patience if since is None else call.patience - (account.elapsed - since)
+    for end in (call.deadline, call.retry.max_elapsed):
+        if end is not None:
+            left = min(left, end - account.elapsed)
+    return max(0.0, left)
+
+
+def check_open(parts: Parts, call: Call, patience: float) -> None:
+    """See that no quota is spent for longer than the call waits; asked before anything is held for it.
+
+    Raises:
+        QuotaExhausted: one is.
+    """
+    exhausted = parts.limiter.exhausted(call.model, call.origin, patience)
+    if exhausted is not None:
+        raise exhausted
+
+
+def hear_failure(parts: Parts, call: Call, failure: Failure, error: Exception, tell: Callable[..., None]) -> bool:
+    """Tell the limiter what a failure says, through ``tell(word=...)``.
+
+    Returns:
+        Whether a quota of a day or longer is spent; which one is then attached to the error.
+    """
+    word = word_of_failure(call, failure)
+    if word is None or word.spent is None:
+        tell(word=word)
+        return False
+    before = parts.limiter.exhausted(call.model, call.origin)
+    tell(word=word)
+    spent = word.spent
+    exhausted = parts.limiter.exhausted(call.model, call.origin)
+    if exhausted is None:  # it has not come through yet: somebody else was at the books
+        seconds = UNTOLD if spent.seconds is None else spent.seconds
+        until = datetime.now(UTC) + timedelta(seconds=seconds)
+        exhausted = QuotaExhausted(call.model, spent.quota, until, seconds)
+    if before is None:
+        logger.warning("%s", exhausted.problem)
+    attach_quota(error, exhausted)
+    return True
+
+
+def attach_quota(error: Exception, exhausted: QuotaExhausted) -> None:
+    """Leave word of the quota where :func:`quota_of` finds it."""
+    try:
+        setattr(error, _QUOTA_ATTRIBUTE, exhausted)
+    except AttributeError:  # an exception with slots: the next call is told all the same
+        return
+
+
+def quota_of(error: BaseException) -> QuotaExhausted | None:
+    """The quota of a day or longer that a call ended for, whether the provider said so or the limiter knew."""
+    found = error if isinstance(error, QuotaExhausted) else getattr(error, _QUOTA_ATTRIBUTE, None)
+    return found if isinstance(found, QuotaExhausted) else None

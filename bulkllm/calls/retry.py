@@ -16,11 +16,13 @@ class RetryPolicy:
     """The one retry layer; those hidden in LiteLLM and the providers' SDKs are switched off.
 
     Attributes:
-        max_attempts: requests sent for one call at most, the first included. 1 never tries again.
+        max_attempts: requests sent for one call at most, the first included. 1 never tries again. Those that were
+            refused because the quota of a day was spent do not count, if the call waits for that.
         base_delay: seconds before the second attempt; doubled with each further one.
         max_delay: seconds that such a delay grows to.
         max_retry_after: seconds that a provider's own ``retry-after`` is obeyed up to; what is longer is not waited
-            for and the error is raised.
+            for and the error is raised; if it is more than ten minutes too, then other calls to that model do not wait
+            for it either, but as ``Client(wait_for_quota=...)`` says.
         max_elapsed: seconds since the call began after which no attempt is started any more; None for no end.
         rand: gives numbers from [0, 1) for the jitter.
 

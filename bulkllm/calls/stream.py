@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 
 from ..accounting import Usage, UsageRecord
 from ..limits import Reservation
+from ..limits.discovery import Word
 from ..limits.estimate import Estimate
 from .account import Account, attach_to_error
 from .call import Call
@@ -22,7 +23,7 @@ from .effects import Effect
 from .fold import StreamFold
 from .lane import Answer
 from .parts import Parts
-from .quota import settle
+from .quota import hear_failure, settle
 from .wallclock import OutOfTimeError, run_within
 
 logger = logging.getLogger(__name__)
@@ -207,11 +208,18 @@ class CallStream:
     def _break(self, error: BaseException) -> None:
         """The provider broke off, or the reader was cancelled: counted with what had come."""
         if isinstance(error, Exception):
+            if self._reservation is not None:  # some of LiteLLM's streams are sent when they are first read
+                failure = self._parts.lane.failure(error)
+                hear_failure(self._parts, self._call, failure, error, self._tell)
             self._end_early(type(error).__name__)
             if self._account.record is not None:
                 attach_to_error(error, self._account.record)
         else:
             self._end_early("cancelled")
+
+    def _tell(self, word: Word | None) -> None:
+        if word is not None and self._reservation is not None:
+            self._reservation.heard(word)
 
     def _abandon(self) -> None:
         self._end_early("cancelled")

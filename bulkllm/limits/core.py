@@ -22,7 +22,7 @@ from typing import Final
 
 from .discovery import Discovered, Word
 from .grants import check_possible, give_back, hear, stamp, take, take_at_once
-from .lanes import GRANTED, NEW, SETTLED, WAITING, Group, Lane, Ticket
+from .lanes import GRANTED, NEW, SETTLED, TURNED_AWAY, WAITING, Group, Lane, Ticket
 from .learned import LearnedLimits
 from .order import Round
 from .origin import Origin
@@ -39,12 +39,22 @@ PRIORITY_SECONDS: Final = 60.0
 # time. So a bucket gives at most this much of its rate above its capacity, and only to those who waited.
 LATENESS: Final = 0.05
 
+# A pool that is closed until so much later than before is news to those who wait.
+_NOTABLY_LATER: Final = 1.0
+
 
 class Core:
-    """All pools and queues. Not thread-safe: one caller at a time."""
+    """All pools and queues. Not thread-safe: one caller at a time.
 
-    def __init__(self, limits: Iterable[RateLimit]) -> None:
-        self.pools = tuple(Pool(spec) for spec in limits)
+    Args:
+        limits: the limits; or pools of them, made elsewhere.
+
+    Attributes:
+        granted: tickets whose owners have waited and are to be woken: they were granted, or turned away.
+    """
+
+    def __init__(self, limits: Iterable[RateLimit | Pool]) -> None:
+        self.pools = tuple(limit if isinstance(limit, Pool) else Pool(limit) for limit in limits)
         self.granted: list[Ticket] = []
         self.waiting = 0
         self._lanes: dict[tuple[Pool, ...], Lane] = {}
@@ -95,8 +105,17 @@ class Core:
             found.remember(known, now)
         return found
 
-    def request(self, ticket: Ticket, now: float, *, priority: float = 0, front: bool = False) -> bool:
-        """Grant a ticket, or let it stand in line.
+    def request(
+        self, ticket: Ticket, now: float, *, priority: float = 0, front: bool = False, patience: float = math.inf
+    ) -> bool:
+        """Grant a ticket, let it stand in line, or turn it away.
+
+        Args:
+            ticket: a new one.
+            now: seconds.
+            priority: each level counts as having arrived :data:`PRIORITY_SECONDS` earlier.
+            front: it goes before all others.
+            patience: seconds that it waits at most for a quota of a day or longer that is spent.
 
         Returns:
             Whether it was granted at once.
@@ -109,8 +128,11 @@ class Core:
             return True
         check_possible(ticket)
         self._serial += 1
-        ticket.stand_in_line((-math.inf if front else now - priority * PRIORITY_SECONDS, self._serial))
-        self._enqueue(ticket, now)
+        ticket.stand_in_line((-math.inf if front else now - priority * PRIORITY_SECONDS, self._serial), patience)
+        if lane.discovered is not None and ticket.gives_up(now):
+            ticket.state = TURNED_AWAY
+        else:
+            self._enqueue(ticket, now)
         return ticket.state == GRANTED
 
     def try_request(self, ticket: Ticket, now: float) -> bool:
@@ -138,7 +160,7 @@ class Core:
         """
         if ticket.state == GRANTED:
             if word is not None:
-                hear(ticket, now, word)
+                self._hear(ticket, now, word)
             ticket.state = SETTLED
             self._give_back(ticket, now, actual)
         elif ticket.state == WAITING:
@@ -153,7 +175,7 @@ class Core:
     def heard(self, ticket: Ticket, now: float, word: Word) -> None:
         """An answer has begun to come, and said something already."""
         if ticket.state == GRANTED:
-            hear(ticket, now, word)
+            self._hear(ticket, now, word)
         if ticket.lane.group.waiting:
             self._advance(ticket.lane.group, now)
 
@@ -167,8 +189,11 @@ class Core:
 
     def resume(self, ticket: Ticket, now: float) -> None:
         """Whoever was passed over is back, and takes its old place in line."""
-        if ticket.state == NEW:
+        if ticket.state == NEW and not ticket.gives_up(now):
             self._enqueue(ticket, now)
+        elif ticket.state in (NEW, TURNED_AWAY):
+            ticket.state = TURNED_AWAY
+            self.granted.append(ticket)
 
     def all_pools(self) -> tuple[Pool, ...]:
         """All limits, the configured ones first."""
@@ -189,6 +214,16 @@ class Core:
                 group.alarm = math.inf
                 self._advance(group, now)
 
+    def changed(self, now: float) -> None:
+        """Grant what may go since something else than time has changed: what is held of a shared limit."""
+        for group in {lane.group for lane in self._lanes.values() if lane.waiting}:
+            self._advance(group, now)
+
+    @property
+    def lanes(self) -> Iterable[Lane]:
+        """All of them, as they were made."""
+        return self._lanes.values()
+
     def next_alarm(self) -> float:
         """The earliest moment at which :meth:`due` may have something to do; infinity if there is none."""
         return self._alarms[0][0] if self._alarms else math.inf
@@ -208,7 +243,7 @@ class Core:
             for _, ticket in lane.queue:
                 ticket.state = SETTLED
             lane.queue.clear()
-            lane.waiting = lane.group.waiting = 0
+            lane.waiting = lane.impatient = lane.group.waiting = 0
         self._alarms.clear()
         self.granted.clear()
         self.waiting = 0
@@ -225,6 +260,7 @@ class Core:
         ticket.since = now
         heapq.heappush(lane.queue, (ticket.order, ticket))
         lane.waiting += 1
+        lane.impatient += ticket.patience < math.inf
         lane.group.waiting += 1
         self.waiting += 1
         if lane.queue[0][1] is ticket or lane.head() is ticket:
@@ -233,11 +269,26 @@ class Core:
     def _leave(self, ticket: Ticket) -> None:
         lane = ticket.lane
         lane.waiting -= 1
+        lane.impatient -= ticket.patience < math.inf
         lane.group.waiting -= 1
         self.waiting -= 1
         if len(lane.queue) > 2 * lane.waiting + 16:  # mostly people who left: sweep
             lane.queue = [entry for entry in lane.queue if entry[1].state == WAITING]
             heapq.heapify(lane.queue)
+
+    def _hear(self, ticket: Ticket, now: float, word: Word) -> None:
+        """Learn from an answer; if it says that a quota is spent for long, those who do not wait so long are told."""
+        discovered = ticket.lane.discovered
+        before = -math.inf if discovered is None or discovered.closing is None else discovered.closing.until
+        hear(ticket, now, word)
+        closing = None if discovered is None else discovered.spent(now)
+        if closing is not None and closing.until > before + _NOTABLY_LATER and ticket.lane.impatient:
+            for _, other in ticket.lane.queue:
+                if other.state == WAITING and other.gives_up(now):
+                    other.state = TURNED_AWAY
+                    self._leave(other)
+                    self._waited(other, now)
+                    self.granted.append(other)
 
     def _advance(self, group: Group, now: float) -> None:
         """Grant, in order, all that may go; and set the group's alarm for the next."""

@@ -41,6 +41,11 @@ class Crowd:
         if self._doubling:
             self.most = math.inf
 
+    def reopen(self) -> None:
+        """The provider was closed: one request goes first, and then twice as many each round trip."""
+        self.most = 1.0
+        self._doubling = True
+
     def let_in(self, in_flight: int, now: float) -> None:
         """A request was let in while so many were under way."""
         if self.most < math.inf and in_flight >= self.most / 2:

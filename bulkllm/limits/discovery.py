@@ -19,6 +19,7 @@ from .origin import Origin
 from .pace import Pace
 from .pool import DIMENSIONS, WHOLE, Amounts, Pool
 from .spec import REQUESTS, Window
+from .spent import DAYS, Spent
 from .tracked import SHUFFLED, Claim, Tracked
 from .undecided import Question
 
@@ -26,6 +27,11 @@ from .undecided import Question
 _IN_A_ROW: Final = 2
 _PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 64.0
+
+UNTOLD: Final = 900.0
+"""Seconds that nothing goes after a refusal for a quota of a day or longer, where nobody knows until when. Where the
+time that was told turned out to be too short, the next pause is twice as long, up to this."""
+_MOST_DOUBLINGS: Final = 10
 
 # So large a share of the last requests refused, and there is a limit that the provider does not tell.
 _OFTEN: Final = 0.2
@@ -49,14 +55,30 @@ class Word(NamedTuple):
         verdict: the request was let in, refused for now, or met a provider without capacity.
         told: what the headers say.
         retry_after: seconds that the provider asks to wait, if it does.
+        spent: the quota of a day or longer that a refusal says is spent.
     """
 
     verdict: Literal["let in", "refused", "overloaded"]
     told: tuple[Observation, ...] = ()
     retry_after: float | None = None
+    spent: Spent | None = None
 
 
 LET_IN: Final = Word("let in")
+
+
+class Closing(NamedTuple):
+    """A pool is closed, for a quota of a day or longer is spent.
+
+    Attributes:
+        quota: which; empty where the provider does not say.
+        until: when requests go again.
+        again: how often it was still spent when it was to open.
+    """
+
+    quota: str
+    until: float
+    again: int = 0
 
 
 class Knowledge(NamedTuple):
@@ -101,6 +123,7 @@ class Discovered(Pool):
         "_share_refused",
         "_trial",
         "closed_until",
+        "closing",
         "crowd",
         "news",
         "origin",
@@ -115,6 +138,7 @@ class Discovered(Pool):
         self.question = question
         self.tracked: dict[str, Tracked] = {}
         self.closed_until = -math.inf
+        self.closing: Closing | None = None  # the latest one, until something was let in after it
         self.pace = Pace(now)
         self.crowd = Crowd(careful=careful)
         self.max_in_flight = self.crowd.most
@@ -149,12 +173,19 @@ class Discovered(Pool):
 
     def bottleneck(self, amounts: Amounts, now: float) -> str:
         """What of it holds a request up longest."""
+        if (closing := self.spent(now)) is not None:
+            return DAYS.get(closing.quota, "closed")
         if self.in_flight >= self.max_in_flight:
             return "in flight"
         if self._trial == "out" or not self._live:
             return "closed"
         slowest = max(self._live, key=lambda meter: meter.ready_at(amounts[meter.dimension], now))
         return "closed" if slowest.ready_at(amounts[slowest.dimension], now) < self.closed_until else slowest.name
+
+    def spent(self, now: float) -> Closing | None:
+        """Whether it is closed for a quota of a day or longer."""
+        closing = self.closing
+        return closing if closing is not None and now < closing.until else None
 
     @property
     def live(self) -> tuple[Meter, ...]:
@@ -203,9 +234,14 @@ class Discovered(Pool):
         """Learn from an answer. ``explained``: a configured limit of ours accounts for a refusal."""
         refused = word.verdict == "refused"
         guilty = self._listen(passage, word.told, now, refused=refused)
+        if word.spent is not None:
+            self._spend(passage, word.spent, now)
+            return
         self._share_refused += (refused - self._share_refused) / _LAST_ONES
         if word.verdict == "let in":
-            self.crowd.let_in(self.in_flight, now)
+            if self.closing is None or passage.sent_at >= self.closing.until:
+                self.closing = None
+                self.crowd.let_in(self.in_flight, now)
             self._pause = _PAUSE
             self._in_a_row = 0
             if passage.trial:
@@ -219,6 +255,31 @@ class Discovered(Pool):
     def close(self, until: float) -> None:
         """Let nothing go until then."""
         self.closed_until = max(self.closed_until, until)
+
+    def _spend(self, passage: Passage, spent: Spent, now: float) -> None:
+        """A quota of a day or longer is spent: no pace is to blame.
+
+        When it opens one request goes first, and then more and more: the quota may be spent still, or refilled by a
+        few requests only. Where it is spent still, the next attempt comes later and later, for some providers name a
+        few seconds for what comes back at midnight.
+        """
+        self.pace.count_refused(passage.number)
+        pause = UNTOLD if spent.seconds is None else spent.seconds
+        before = self.closing
+        if before is None:
+            self._close_for(Closing(spent.quota, now + pause))
+        elif passage.sent_at < before.until:  # it was under way: this is still the same closing
+            self._close_for(before._replace(until=max(before.until, now + pause)))
+        else:
+            again = min(before.again + 1, _MOST_DOUBLINGS)
+            longer = min(pause * 2.0**again, UNTOLD, math.inf if spent.turns_in is None else spent.turns_in)
+            self._close_for(Closing(spent.quota, now + max(pause, longer), again))
+
+    def _close_for(self, closing: Closing) -> None:
+        self.closing = closing
+        self.close(closing.until)
+        self.crowd.reopen()
+        self.max_in_flight = self.crowd.most
 
     def _listen(self, passage: Passage, told: Iterable[Observation], now: float, *, refused: bool) -> bool:
         """Take in what headers say. Tells whether they account for a refusal."""

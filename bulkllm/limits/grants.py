@@ -129,13 +129,13 @@ def hear(ticket: Ticket, now: float, word: Word) -> None:
     for question in ticket.probes:
         if word.verdict == "let in":
             question.let_in()
-        elif word.verdict == "refused" and not _bucket_explains(ticket, question, now):
+        elif word.verdict == "refused" and word.spent is None and not _bucket_explains(ticket, question, now):
             question.refused()
             explained = True
         else:
             question.withdrawn()
     ticket.probes = []
-    if word.verdict == "refused" and not explained:
+    if word.verdict == "refused" and word.spent is None and not explained:
         explained = _accounts_for(ticket, discovered, now)
     discovered.hear(ticket.passage, word, now, explained=explained)
 

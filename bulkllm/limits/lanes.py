@@ -10,7 +10,7 @@ import math
 from typing import Final, Protocol
 
 from .bucket import Grain, TokenBucket
-from .discovery import Discovered, Passage
+from .discovery import Closing, Discovered, Passage
 from .pool import Amounts, Pool
 from .spec import REQUESTS
 from .undecided import Question
@@ -20,6 +20,7 @@ NEW: Final = 0
 WAITING: Final = 1
 GRANTED: Final = 2
 SETTLED: Final = 3
+TURNED_AWAY: Final = 4  # a quota of a day or longer is spent, and it does not wait for the next
 
 
 class Waiter(Protocol):
@@ -29,7 +30,7 @@ class Waiter(Protocol):
         """Whether it could not go on now if it were woken (its event loop stands still)."""
 
     def wake(self) -> bool:
-        """Tell it that its ticket was granted. False if it will never hear of it (its event loop is closed)."""
+        """Tell it that its ticket was granted or turned away. False if it never will hear of it: its loop is closed."""
 
 
 class Ticket:
@@ -40,13 +41,16 @@ class Ticket:
 
     __slots__ = (
         "amounts",
+        "closing",
         "full",
         "grains",
         "held_by",
         "held_throughout",
         "lane",
+        "opens_by",
         "order",
         "passage",
+        "patience",
         "probes",
         "since",
         "state",
@@ -65,19 +69,44 @@ class Ticket:
             self.full: tuple[tuple[TokenBucket, float], ...] = ()  # buckets that it found full, and when
             self.probes: list[Question] = []  # which it was sent to answer
 
-    def stand_in_line(self, order: tuple[float, int]) -> None:
-        """It has to wait, before all that have a greater order."""
+    def stand_in_line(self, order: tuple[float, int], patience: float) -> None:
+        """It has to wait, before all that have a greater order; so many seconds at most for a quota that is spent."""
         self.order = order
+        self.patience = patience
+        self.opens_by: float | None = None  # until when it waits for that
+        self.closing: Closing | None = None  # what it was turned away for
         self.since = 0.0
         self.held_throughout: frozenset[Pool] | None = None
         self.strict = False
         self.held_by = ""  # what it waited for in the end
 
+    def gives_up(self, now: float) -> bool:
+        """Whether a quota of a day or longer is spent, and it does not wait until the next."""
+        discovered = self.lane.discovered
+        closing = None if discovered is None else discovered.spent(now)
+        if closing is None:
+            return False
+        if self.opens_by is None:
+            self.opens_by = now + self.patience
+        self.closing = closing
+        return closing.until > self.opens_by
+
 
 class Lane:
     """The queue of those who need the same set of pools."""
 
-    __slots__ = ("buckets", "discovered", "group", "held_by", "in_flight", "pools", "queue", "waiting", "windows")
+    __slots__ = (
+        "buckets",
+        "discovered",
+        "group",
+        "held_by",
+        "impatient",
+        "in_flight",
+        "pools",
+        "queue",
+        "waiting",
+        "windows",
+    )
 
     def __init__(self, pools: tuple[Pool, ...]) -> None:
         self.pools = pools
@@ -87,6 +116,7 @@ class Lane:
         self.held_by = ""  # what its head waits for
         self.queue: list[tuple[tuple[float, int], Ticket]] = []
         self.waiting = 0
+        self.impatient = 0  # how many of those who wait do not wait for ever
         self.in_flight = 0
         self.group: Group
 

@@ -14,17 +14,19 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 
-from ..errors import ConfigError
+from ..errors import ConfigError, QuotaExhausted
 from .alarm import Alarm
 from .core import Core
-from .discovery import Discovered, Word
-from .lanes import Lane, Ticket, Waiter
+from .discovery import Closing, Discovered, Word
+from .lanes import TURNED_AWAY, Lane, Ticket, Waiter
 from .memory import DEFAULT_MEMORY, LimitMemory
 from .origin import Origin
 from .pool import Amounts
 from .reservation import HEARD, PASS_OVER, SENT, SETTLE, STAMP, Reservation, amounts_of
 from .spec import RateLimit
+from .spent import patience_of
 from .status import LimitStatus, status_of
 
 _News = tuple[int, Ticket, Amounts | None, Word | None]
@@ -84,6 +86,7 @@ class RateLimiter:
         priority: float = 0,
         front: bool = False,
         origin: Origin | None = None,
+        wait_for_quota: bool | float = False,
     ) -> Reservation:
         """A reservation to enter: ``with limiter.reserve(...)`` or ``async with limiter.reserve(...)``.
 
@@ -98,17 +101,31 @@ class RateLimiter:
             front: go before all others, as a retry of a request that the provider refused.
             origin: whose limits the request falls under, if the reservation will be told what the provider answers:
                 then limits are learned besides those that were configured.
+            wait_for_quota: what to do while the provider says that a quota of a day or longer is spent. With False
+                entering raises :exc:`QuotaExhausted` at once, for those who stand in line already too; with True it
+                waits until the quota is renewed; a number is for so many seconds at most: if it is known to take
+                longer than that, or than the timeout, entering raises at once. What was configured (``rpd=``) is
+                waited for in any case: it is ours to keep.
 
         Raises:
             ConfigError: a number of tokens is negative or not a number.
         """
-        return Reservation(self, model, amounts_of(input_tokens, output_tokens), timeout, priority, front, origin)
+        amounts = amounts_of(input_tokens, output_tokens)
+        return Reservation(self, model, amounts, timeout, priority, front, origin, patience_of(wait_for_quota))
 
     def reserve_for(
-        self, model: str, origin: Origin, amounts: Amounts, *, timeout: float | None, priority: float, front: bool
+        self,
+        model: str,
+        origin: Origin,
+        amounts: Amounts,
+        *,
+        timeout: float | None,
+        priority: float,
+        front: bool,
+        patience: float,
     ) -> Reservation:
-        """As :meth:`reserve`, for whoever knows already what the provider counts."""
-        return Reservation(self, model, amounts, timeout, priority, front, origin)
+        """As :meth:`reserve`, for whoever knows already what the provider counts, and how long to wait for a day."""
+        return Reservation(self, model, amounts, timeout, priority, front, origin, patience)
 
     def try_reserve(self, model: str, *, input_tokens: float = 0, output_tokens: float = 0) -> Reservation | None:
         """A reservation that is granted already, or None if it would have to wait or to overtake somebody.
@@ -151,6 +168,20 @@ class RateLimiter:
         """Whether any limit of a model counts tokens, so that an estimate is worth making. Cheap."""
         return self._lane(model, origin).counts_tokens
 
+    def exhausted(self, model: str, origin: Origin | None, patience: float = 0.0) -> QuotaExhausted | None:
+        """The error for a call now, if a quota of a day or longer is spent and it does not wait so long. Cheap."""
+        lane = self._core.known_lanes.get(model if origin is None else (model, origin))
+        if lane is None or lane.discovered is None or lane.discovered.closing is None:
+            return None
+        now = self._clock()
+        closing = lane.discovered.spent(now)
+        return None if closing is None or closing.until <= now + patience else self._exhausted(model, closing)
+
+    def _exhausted(self, model: str, closing: Closing) -> QuotaExhausted:
+        seconds = max(0.0, closing.until - self._clock())
+        until = datetime.fromtimestamp(round(time.time() + seconds), UTC)
+        return QuotaExhausted(model, closing.quota, until, seconds)
+
     def _lane(self, model: str, origin: Origin | None = None) -> Lane:
         lane = self._core.known_lanes.get(model if origin is None else (model, origin))
         if lane is None:
@@ -178,10 +209,16 @@ class RateLimiter:
                     self._take_in()
                 now = self._clock()
                 ticket = reservation._ticket = Ticket(lane, reservation._amounts)
-                if core.request(ticket, now, priority=reservation.priority, front=reservation.front):
+                if core.request(
+                    ticket,
+                    now,
+                    priority=reservation.priority,
+                    front=reservation.front,
+                    patience=reservation._patience,
+                ):
                     if lane.buckets is None:
                         core.stamp(ticket, now)
-                else:
+                elif ticket.state != TURNED_AWAY:
                     ticket.waiter = make_waiter()
                     self._alarm.start()
                     self._alarm.forward(core.next_alarm())
@@ -191,6 +228,9 @@ class RateLimiter:
         finally:  # also for the sake of others, who may have posted news while this one held the lock
             if self._news or core.granted:
                 self._after()
+        if ticket.state == TURNED_AWAY and ticket.waiter is None and ticket.closing is not None:
+            reservation.refund()
+            raise self._exhausted(model, ticket.closing)
         return ticket.waiter
 
     def _resume(self, ticket: Ticket) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self, cast
 from .._waiters import TaskWaiter, ThreadWaiter
 from ..errors import ConfigError, LimitTimeout
 from .discovery import Word
-from .lanes import GRANTED, Ticket
+from .lanes import GRANTED, TURNED_AWAY, Ticket
 from .origin import Origin
 from .pool import Amounts
 
@@ -42,6 +42,7 @@ class Reservation:
         "__weakref__",
         "_amounts",
         "_limiter",
+        "_patience",
         "_sent",
         "_ticket",
         "_timeout",
@@ -62,6 +63,7 @@ class Reservation:
         priority: float,
         front: bool,
         origin: Origin | None = None,
+        patience: float = 0.0,
     ) -> None:
         self.model = model
         self.origin = origin
@@ -72,6 +74,7 @@ class Reservation:
         self._limiter = limiter
         self._amounts = amounts
         self._timeout = timeout
+        self._patience = patience if timeout is None or patience < timeout else timeout
         self._ticket: Ticket | None = None
         self._sent = False
 
@@ -82,6 +85,7 @@ class Reservation:
 
         Raises:
             LimitTimeout: it may not within the timeout; nothing is held.
+            QuotaExhausted: a quota of a day or longer is spent, and is not waited for; nothing is held.
             ImpossibleRequest: it never may.
         """
         if self._ticket is None:
@@ -104,6 +108,7 @@ class Reservation:
         try:
             waiter.gate.acquire(timeout=longest)
         except BaseException:  # interrupted: whatever happened meanwhile, nothing is held
+            self._note(time.monotonic() - began)
             self.refund()
             raise
         self._begin(time.monotonic() - began)
@@ -120,6 +125,7 @@ class Reservation:
                 self._limiter._resume(ticket)
                 await waiter.future
         except BaseException:  # cancelled or closed: whatever happened meanwhile, nothing is held
+            self._note(time.monotonic() - began)
             self.refund()
             raise
         finally:
@@ -127,16 +133,25 @@ class Reservation:
                 timer.cancel()
         self._begin(time.monotonic() - began)
 
-    def _begin(self, waited: float) -> None:
-        """The caller goes on: with a grant, or because its time is over."""
+    def _note(self, waited: float) -> None:
+        """Keep how long it waited, and what for: in the end, or until it gave up."""
         self.waited = waited
         ticket = self._ticket
+        if ticket is not None:
+            self.waited_for = ticket.held_by or ticket.lane.held_by
+
+    def _begin(self, waited: float) -> None:
+        """The caller goes on: with a grant, or because its time is over."""
+        self._note(waited)
+        ticket = self._ticket
         if ticket is None or ticket.state != GRANTED:
+            turned_away = ticket is not None and ticket.state == TURNED_AWAY
             self.refund()
+            if ticket is not None and turned_away and ticket.closing is not None:
+                raise self._limiter._exhausted(self.model, ticket.closing)
             raise LimitTimeout(
                 f"no quota for {self.model} within {self._timeout:g} s; raise the limit or the timeout, or ask for less"
             )
-        self.waited_for = ticket.held_by
         if ticket.lane.windows or ticket.lane.discovered is not None:
             self._limiter._post(STAMP, ticket)
 

@@ -5,12 +5,14 @@ How each provider says it stands in ``profiles.toml``. What a pool makes of it, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
 from fnmatch import fnmatchcase
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from ..errors import ConfigError
 from .feedback import Observation
 from .profiles import Day, Profile
 from .spec import DAY
@@ -18,8 +20,9 @@ from .spec import DAY
 LONG: Final = 600.0
 """Seconds. Whoever is told to wait longer than this has spent more than a minute's quota, whatever its name."""
 
-# What the dimensions of headers are called where they speak of a day.
-_NAMES: Final = {"rpd": "requests per day", "tpd": "tokens per day"}
+DAYS: Final = {"requests per day": "rpd", "tokens per day": "tpd"}
+"""The quotas of a day that have a name of their own among a limit's dimensions."""
+_NAMES: Final = {dimension: quota for quota, dimension in DAYS.items()}
 
 # So soon after a provider's midnight a refusal may speak of the day before: its clock is not ours, or its counters
 # turn a little late. It is asked again after so many seconds.
@@ -40,6 +43,19 @@ class Spent(NamedTuple):
     quota: str
     seconds: float | None
     turns_in: float | None = None
+
+
+def patience_of(wait_for_quota: Any) -> float:
+    """Seconds to wait at most for a quota of a day or longer that is spent: none for False, no end for True.
+
+    Raises:
+        ConfigError: it is neither True or False nor a number of seconds.
+    """
+    if isinstance(wait_for_quota, bool):
+        return math.inf if wait_for_quota else 0.0
+    if not isinstance(wait_for_quota, int | float) or not wait_for_quota >= 0:
+        raise ConfigError(f"wait_for_quota={wait_for_quota!r} must be True, False or a number of seconds")
+    return float(wait_for_quota)
 
 
 def spent_by(

@@ -53,6 +53,7 @@ class PoolStatus:
         waiting: requests that stand in line for it (and perhaps for others too).
         closed_for: seconds until the provider lets requests in again; 0 if it is open.
         closed_until: when that is, in UTC; None if it is open.
+        closed_because: the quota of a day or longer that is spent, such as ``requests per day``; empty if none is.
         endpoint: the base URL that a learned limit holds for; empty for the provider's own.
         account: the fingerprint of the account that a learned limit holds for.
     """
@@ -66,6 +67,7 @@ class PoolStatus:
     waiting: int
     closed_for: float = 0.0
     closed_until: datetime | None = None
+    closed_because: str = ""
     endpoint: str = ""
     account: str = ""
 
@@ -133,6 +135,8 @@ class LimitStatus:
         for pool in self.limits:
             for name, quota, left in _dimensions(pool):
                 until = "" if pool.closed_until is None else f"{pool.closed_until:%Y-%m-%d %H:%M:%S}"
+                if pool.closed_because:
+                    until += f" ({pool.closed_because})"
                 learned = "learned" if pool.learned else "configured"
                 yield pool.name, learned, name, quota, left, f"{pool.waiting:,}", f"{pool.in_flight:,}", until
 
@@ -197,9 +201,16 @@ def _pool_status(core: Core, pool: Pool, now: float) -> PoolStatus:
         waiting=core.waiting_for(pool),
         closed_for=closed_for,
         closed_until=_moment(closed_for),
+        closed_because=_spent(found, now),
         endpoint="" if found is None else found.origin.endpoint,
         account="" if found is None else found.origin.scope,
     )
+
+
+def _spent(found: Discovered | None, now: float) -> str:
+    """The quota of a day or longer that is spent."""
+    closing = None if found is None else found.spent(now)
+    return "" if closing is None else closing.quota or "a quota that the provider does not name"
 
 
 def _moment(seconds: float) -> datetime | None:

@@ -80,6 +80,8 @@ class HandLane:
         raise AssertionError("the test performs the effects")
 
     def failure(self, error: BaseException) -> Failure:
+        if isinstance(error, TimeoutError):  # its own timed_out
+            return TIMED_OUT
         assert isinstance(error, ProviderError)
         return error.failure
 
