@@ -43,13 +43,16 @@ if TYPE_CHECKING:
         RunStopped,
     )
     from .limits import (
+        HeaderNames,
         LimitStatus,
+        Profile,
         RateLimit,
         RateLimiter,
         Reservation,
         fetch_limits,
         load_limits,
         published_limits,
+        register_profile,
     )
     from .models import LLMConfig, ModelInfo
 
@@ -63,6 +66,7 @@ __all__ = [
     "CacheError",
     "Client",
     "ConfigError",
+    "HeaderNames",
     "ImpossibleRequest",
     "IncompatibleLiteLLM",
     "InvalidAnswer",
@@ -73,6 +77,7 @@ __all__ = [
     "LiteLLMSupport",
     "ModelInfo",
     "Price",
+    "Profile",
     "QuotaExhausted",
     "RateLimit",
     "RateLimiter",
@@ -106,6 +111,7 @@ __all__ = [
     "published_limits",
     "read_records",
     "record_of",
+    "register_profile",
     "responses",
     "run",
     "stream",
@@ -128,7 +134,8 @@ _HOMES = {
         "RunStopped",
     ),
     "limits": (
-        "LimitStatus", "RateLimit", "RateLimiter", "Reservation", "fetch_limits", "load_limits", "published_limits",
+        "HeaderNames", "LimitStatus", "Profile", "RateLimit", "RateLimiter", "Reservation", "fetch_limits",
+        "load_limits", "published_limits", "register_profile",
     ),
     "models": ("LLMConfig", "ModelInfo"),
 }  # fmt: skip

@@ -3,14 +3,17 @@
 from .configured import load_limits
 from .fetch import fetch_limits
 from .limiter import RateLimiter
+from .profiles import HeaderNames, Profile, register_profile
 from .published import published_limits
 from .reservation import Reservation
 from .spec import RateLimit
 from .status import LimitStatus, PoolStatus, QuotaStatus
 
 __all__ = [
+    "HeaderNames",
     "LimitStatus",
     "PoolStatus",
+    "Profile",
     "QuotaStatus",
     "RateLimit",
     "RateLimiter",
@@ -18,4 +21,5 @@ __all__ = [
     "fetch_limits",
     "load_limits",
     "published_limits",
+    "register_profile",
 ]

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .profiles import Profile, profile_for
+from .profiles import Profile, profile_for, when_registered
 
 _FINGERPRINT: Final = 12
 
@@ -64,6 +64,13 @@ class Origins:
             self._found[look_up] = found
         return found
 
+    def look_again(self) -> None:
+        """Forget the origins whose provider counts otherwise than was thought: calls from now on have new ones."""
+        for scope, origin in list(self._by_scope.items()):
+            if profile_for(origin.provider, origin.endpoint) != origin.profile:
+                self._by_scope.pop(scope, None)
+        self._found.clear()
+
     def _make(self, provider: str, base: str, key: str, organization: str) -> Origin:
         text = f"{provider}\0{base}\0{key}\0{organization}"
         scope = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_FINGERPRINT]
@@ -89,3 +96,4 @@ def _without_credentials(base: str) -> str:
 
 origins: Final = Origins()
 """The origins of this process: an account is the same for all clients."""
+when_registered(origins.look_again)

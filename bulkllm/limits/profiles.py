@@ -1,159 +1,125 @@
-"""How providers count: facts from ``profiles.toml``, as frozen values.
+"""Which provider counts how: facts from ``profiles.toml``.
 
-What may live here: reading and checking that file, and finding a provider's profile. No provider's name stands in
-code. Whoever runs an endpoint of their own registers a profile for it.
+What may live here: reading that file and the user's, and finding a provider's profile. No provider's name stands in
+code. Whoever runs an endpoint of their own registers a profile for it, or writes it into a file of the same shape,
+``profiles.toml`` in the configuration directory.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
-from datetime import date
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import cache, lru_cache
 from importlib.resources import files
-from typing import Any, Final, Literal, cast, get_args
+from pathlib import Path
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+from ..config import config_dir, read_toml
 from ..errors import ConfigError
+from .profile import Day, HeaderNames, Profile, SpentQuota, profile_from
 
-ResetFormat = Literal["duration", "seconds", "timestamp"]
-ProfileWindow = Literal["bucket", "sliding", "unknown"]
-Charges = Literal["max_tokens", "prompt+max_tokens", "output", "unknown"]
-CachedInput = Literal["counts", "free"]
-FailedTokens = Literal["count", "free"]
-
-_DIMENSIONS: Final = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd")
-_DAY: Final = 86_400.0
-_LARGEST_OFFSET: Final = 14.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeaderNames:
-    """Under which names a provider tells one dimension, in lower case.
-
-    Attributes:
-        dimension: ``rpm``, ``tpm``, ``itpm``, ``otpm``, ``rpd`` or ``tpd``.
-        limit: the header with the quota.
-        remaining: the header with what is left of it.
-        reset: the header that says when it is whole again.
-        reset_format: how that is written.
-        period: seconds that the numbers speak of; a day for ``rpd`` and ``tpd``.
-        rounding: how far a told number may be off.
-    """
-
-    dimension: str
-    limit: str
-    remaining: str
-    reset: str
-    reset_format: ResetFormat
-    period: float = 60.0
-    rounding: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_choice(self, "dimension", _DIMENSIONS)
-        _check_choice(self, "reset_format", get_args(ResetFormat))
-        if self.dimension.endswith("d"):
-            object.__setattr__(self, "period", _DAY)
-        for name in ("limit", "remaining", "reset"):
-            header = getattr(self, name)
-            if not isinstance(header, str) or header != header.lower():
-                raise ConfigError(f"HeaderNames({name}={header!r}) must be a header's name in lower case")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Day:
-    """When a provider's day turns, where all of a day's quota comes back at once.
-
-    Attributes:
-        zone: the time zone at whose midnight it does.
-        utc_offset: hours, of that zone's winter, for machines that know no time zones: at most an hour late.
-    """
-
-    zone: str
-    utc_offset: float
-
-    def __post_init__(self) -> None:
-        zone, offset = cast("object", self.zone), cast("object", self.utc_offset)  # from a file, or without a checker
-        if not isinstance(zone, str) or not zone:
-            raise ConfigError(f"Day(zone={zone!r}) must be the name of a time zone, such as 'UTC'")
-        if not isinstance(offset, int | float) or not -_LARGEST_OFFSET <= offset <= _LARGEST_OFFSET:
-            raise ConfigError(f"Day(utc_offset={offset!r}) must be hours from UTC")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpentQuota:
-    """How a refusal says that a quota of a day or longer is spent. ``*`` stands for anything in codes and words.
-
-    Attributes:
-        quota: what status and errors call it.
-        codes: the error's code or type, or the name of the quota in it.
-        words: its message, where a provider says it in no other way.
-    """
-
-    quota: str
-    codes: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("codes", "words"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not self.codes and not self.words:
-            raise ConfigError(f"SpentQuota({self.quota!r}) needs codes or words by which it is known")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """How a provider counts. The fields are explained at the top of ``profiles.toml``.
-
-    Raises:
-        ConfigError: a value is none of those allowed.
-    """
-
-    name: str
-    providers: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-    as_of: date | None = None
-    source: str = ""
-    window: ProfileWindow = "unknown"
-    burst: float = 60.0
-    charges: Charges = "max_tokens"
-    cached_input: CachedInput = "counts"
-    failed_tokens: FailedTokens = "count"
-    output_multiplier: float = 1.0
-    headers: tuple[HeaderNames, ...] = ()
-    day: Day | None = None
-    spent: tuple[SpentQuota, ...] = ()
-
-    def __post_init__(self) -> None:
-        _check_choice(self, "window", get_args(ProfileWindow))
-        _check_choice(self, "charges", get_args(Charges))
-        _check_choice(self, "cached_input", get_args(CachedInput))
-        _check_choice(self, "failed_tokens", get_args(FailedTokens))
-        for name in ("burst", "output_multiplier"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                raise ConfigError(f"Profile {self.name!r}: {name} = {value!r} must be a positive number")
-
+__all__ = [
+    "Day",
+    "HeaderNames",
+    "Profile",
+    "SpentQuota",
+    "profile_for",
+    "profile_from",
+    "profile_of",
+    "register_profile",
+    "shipped",
+    "when_registered",
+]
 
 # A provider of which nothing is known keeps what is careful, and what it says in OpenAI's names is read.
 _CAREFUL: Final = "openai"
 
+FILE_NAME: Final = "profiles.toml"
+
 _registered: dict[str, Profile] = {}
+_to_be_told: Final[list[Callable[[], None]]] = []
 
 
-def register_profile(profile: Profile) -> None:
-    """Have a profile of your own used before those that are shipped.
+def register_profile(profile: Profile | Mapping[str, Any]) -> Profile:
+    """Have a profile of your own used before those of your ``profiles.toml`` and those that are shipped.
 
-    It holds for its ``providers`` (LiteLLM's names), and for every endpoint on one of its ``hosts``.
+    It holds for every endpoint on one of its ``hosts``, and for all calls to its ``providers`` (LiteLLM's names). Calls
+    that begin afterwards are counted by it; one of the same name takes the place of the earlier one.
+
+    Args:
+        profile: the profile, or a mapping in the shape of a table of ``profiles.toml``.
+
+    Returns:
+        The profile.
+
+    Raises:
+        ConfigError: a field is wrong, or it is for nobody.
     """
-    for provider in profile.providers or (profile.name,):
-        _registered[provider] = profile
+    made = profile if isinstance(profile, Profile) else _given(profile)
+    if not made.hosts and not made.providers:
+        raise ConfigError(
+            f"Profile {made.name!r} is for nobody: name the host of your endpoint, such as "
+            f"hosts=['llm.example.org'], or one of LiteLLM's providers, such as providers=['hosted_vllm']"
+        )
+    _registered.pop(made.name, None)
+    _registered[made.name] = made  # the latest one is the last
+    for tell in _to_be_told:
+        tell()
+    return made
+
+
+def _given(profile: object) -> Profile:
+    if not isinstance(profile, Mapping):
+        raise ConfigError(f"register_profile takes a Profile(name=..., hosts=[...]), or a mapping, not {profile!r}")
+    return profile_from(profile)
+
+
+def when_registered(tell: Callable[[], None]) -> None:
+    """Have something called after each registration: whoever keeps profiles must look again."""
+    _to_be_told.append(tell)
+
+
+def _own() -> list[Profile]:
+    """The user's profiles, those that go first at the beginning."""
+    path = config_dir() / FILE_NAME
+    try:
+        written = path.stat().st_mtime_ns
+    except OSError:
+        return [*reversed(_registered.values())]
+    return [*reversed(_registered.values()), *_read(path, written)]
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, written: int) -> tuple[Profile, ...]:  # noqa: ARG001 - a file that has changed is another one
+    """The profiles of a user's file.
+
+    Raises:
+        ConfigError: something in it is wrong; the text names file, line and field.
+    """
+    file = read_toml(path)
+    for key in file.data:
+        if key != "profile":
+            raise file.error((key,), "not a key that is known; expected [[profile]] tables")
+    tables = file.data.get("profile", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise file.error(("profile",), "expected tables under [[profile]], with two brackets")
+    found = []
+    for number, table in enumerate(tables):
+        try:
+            made = profile_from(table)
+        except ConfigError as error:
+            raise file.error(("profile", number), str(error)) from None
+        if not made.hosts and not made.providers:
+            raise file.error(("profile", number), "it is for nobody; expected hosts, or LiteLLM's providers")
+        found.append(made)
+    return tuple(found)
 
 
 def profile_of(provider: str) -> Profile:
     """The profile of a provider, by LiteLLM's name of it; a careful one for a provider that is not known."""
-    return _registered.get(provider) or shipped().get(provider) or _unknown()
+    return _own_of(provider, _own()) or shipped().get(provider) or _unknown()
 
 
 def profile_for(provider: str, endpoint: str = "") -> Profile:
@@ -163,19 +129,28 @@ def profile_for(provider: str, endpoint: str = "") -> Profile:
     address than the provider's own only speaks its language: its names of headers and of quotas are read, and nothing
     else is assumed.
     """
+    own = _own()
     host = urlsplit(endpoint).hostname or ""
     if not host:
-        return profile_of(provider)
-    for profile in _registered.values():
-        if any(_is_of(host, known) for known in profile.hosts):
+        return _own_of(provider, own) or shipped().get(provider) or _unknown()
+    place = urlsplit(endpoint).netloc.rpartition("@")[2].lower()
+    for profile in own:
+        if any(known == place or _is_of(host, known) for known in profile.hosts):
             return profile
-    profile = profile_of(provider)
-    if provider in _registered or any(_is_of(host, known) for known in profile.hosts):
+    chosen = _own_of(provider, own)
+    if chosen is not None:
+        return chosen
+    profile = shipped().get(provider) or _unknown()
+    if any(_is_of(host, known) for known in profile.hosts):
         return profile
     unknown = _unknown()
     return replace(
         unknown, headers=profile.headers or unknown.headers, day=profile.day, spent=profile.spent or unknown.spent
     )
+
+
+def _own_of(provider: str, own: Iterable[Profile]) -> Profile | None:
+    return next((profile for profile in own if provider in profile.providers), None)
 
 
 def _is_of(host: str, known: str) -> bool:
@@ -196,38 +171,3 @@ def _unknown() -> Profile:
     return Profile(
         name="unknown", window="unknown", burst=60.0, charges="unknown", headers=known.headers, spent=known.spent
     )
-
-
-def profile_from(entry: Mapping[str, Any]) -> Profile:
-    """A profile from a table of TOML.
-
-    Raises:
-        ConfigError: a key is unknown or missing, or a value is wrong.
-    """
-    known = dict(entry)
-    where = f"profile {known.get('name', '?')!r}"
-    headers = tuple(_made(HeaderNames, table, f"{where}, header") for table in known.pop("header", ()))
-    spent = tuple(_made(SpentQuota, table, f"{where}, spent") for table in known.pop("spent", ()))
-    if "day" in known:
-        known["day"] = _made(Day, known["day"], f"{where}, day")
-    for several in ("providers", "hosts"):
-        known[several] = tuple(known.get(several, ()))
-    profile: Profile = _made(Profile, {**known, "headers": headers, "spent": spent}, where)
-    return profile
-
-
-def _made(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
-    names = {field.name for field in fields(kind)}
-    for name in values:
-        if name not in names:
-            raise ConfigError(f"{where}: there is no {name!r}; known are {', '.join(sorted(names))}")
-    for field in fields(kind):
-        if field.default is MISSING and field.name not in values:
-            raise ConfigError(f"{where}: {field.name!r} is missing")
-    return kind(**values)
-
-
-def _check_choice(thing: Any, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(thing, name)
-    if value not in choices:
-        raise ConfigError(f"{type(thing).__name__}: {name} = {value!r} must be one of {', '.join(choices)}")

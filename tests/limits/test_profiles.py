@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tomllib
 from importlib.resources import files
 from typing import Any
@@ -11,9 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulkllm.config import config_dir
 from bulkllm.errors import ConfigError
 from bulkllm.limits.feedback import observe
-from bulkllm.limits.profiles import HeaderNames, Profile, profile_from, profile_of, register_profile, shipped
+from bulkllm.limits.origin import Origins
+from bulkllm.limits.profiles import (
+    HeaderNames,
+    Profile,
+    profile_for,
+    profile_from,
+    profile_of,
+    register_profile,
+    shipped,
+    when_registered,
+)
 
 NOW = 1_790_000_000.0
 
@@ -113,11 +125,119 @@ def test_an_unknown_provider_counts_carefully_and_its_headers_are_read_in_the_co
     assert observe(profile, {"x-ratelimit-limit-requests": "10"}, NOW)[0].limit == 10
 
 
-def test_a_profile_of_ones_own_goes_before(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _nobody_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bulkllm.limits.profiles._registered", {})
+    monkeypatch.setattr("bulkllm.limits.profiles._to_be_told", [])
+
+
+own = pytest.mark.usefixtures("_nobody_registered")
+
+
+@own
+def test_a_profile_of_ones_own_goes_before() -> None:
     register_profile(Profile(name="mine", providers=("hosted_vllm", "openai"), window="sliding"))
     assert profile_of("openai").window == "sliding"
     assert profile_of("hosted_vllm").name == "mine"
+    assert profile_for("openai", "http://10.0.0.1/v1").name == "mine", "whatever the address"
+    register_profile(Profile(name="another", providers=["openai"], window="bucket"))
+    assert profile_of("openai").name == "another", "the latest one goes first"
+    register_profile({"name": "mine", "providers": ["openai"], "charges": "output"})
+    assert (profile_of("openai").charges, profile_of("hosted_vllm").name) == ("output", "unknown")
+
+
+@own
+def test_a_profile_for_a_host_is_for_all_below_it_and_for_nobody_else() -> None:
+    register_profile(Profile(name="ours", hosts=["llm.example.org", "127.0.0.1:8000"], window="sliding"))
+    for endpoint in (
+        "https://llm.example.org/v1",
+        "https://EU.llm.example.org:8443/v1",
+        "https://user:key@llm.example.org/v1",
+        "http://127.0.0.1:8000/v1",
+    ):
+        assert profile_for("openai", endpoint).name == "ours", endpoint
+    for endpoint in ("", "https://api.openai.com/v1", "https://evil-llm.example.org/v1", "http://127.0.0.1:8001/v1"):
+        assert profile_for("openai", endpoint).name != "ours", endpoint
+
+
+@own
+def test_a_profile_holds_for_calls_from_then_on_and_what_else_was_learned_stays() -> None:
+    found = Origins()
+    when_registered(found.look_again)
+    ours = {"api_base": "https://llm.example.org/v1", "api_key": "k"}
+    before, other = found.of("openai", ours), found.of("openai", {"api_key": "k"})
+    register_profile(Profile(name="ours", hosts=["llm.example.org"], window="sliding"))
+    after = found.of("openai", ours)
+    assert (before.profile.window, after.profile.window, after.scope) == ("unknown", "sliding", before.scope)
+    assert found.of("openai", {"api_key": "k"}) is other
+
+
+@own
+def test_a_file_of_ones_own_is_read_and_a_registered_profile_goes_before_it() -> None:
+    assert profile_for("openai", "https://llm.example.org").window == "unknown"
+    path = config_dir() / "profiles.toml"
+    path.parent.mkdir(parents=True)
+    text = files("bulkllm.limits").joinpath("profiles.toml").read_text(encoding="utf-8")
+    path.write_text(text)  # what is shipped has the same shape
+    assert profile_of("anthropic") == shipped()["anthropic"]
+    path.write_text(
+        '[[profile]]\nname = "file"\nhosts = ["llm.example.org"]\nwindow = "sliding"\n'
+        '[[profile.header]]\ndimension = "rpm"\nlimit = "a"\nremaining = "b"\nreset = "c"\nreset_format = "seconds"\n'
+    )
+    os.utime(path, ns=(1, 1))
+    profile = profile_for("openai", "https://llm.example.org/v1")
+    assert (profile.name, profile.window, profile.headers[0].limit) == ("file", "sliding", "a")
+    register_profile(Profile(name="code", hosts=["llm.example.org"]))
+    assert profile_for("openai", "https://llm.example.org/v1").name == "code"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[profile]]\n\nhosts = ['a']\n", r"profiles\.toml:1: profile\[0\]: profile '\?': 'name' is missing"),
+        ("[[profile]]\nname = 'x'\n", r"profiles\.toml:1: profile\[0\]: it is for nobody; expected hosts"),
+        ("[[profile]]\nname = 'x'\nhosts = 'a'\n", r"hosts = 'a' must be a list, such as \[\"...\"\]"),
+        ("[profile]\nname = 'x'\n", r"expected tables under \[\[profile\]\], with two brackets"),
+        ("[[profiles]]\nname = 'x'\n", r"profiles: not a key that is known"),
+        ("[[profile]\n", r"profiles\.toml:1:\d+: .*not valid TOML"),
+    ],
+)
+def test_a_mistake_in_that_file_is_named_by_file_line_and_field(text: str, said: str) -> None:
+    path = config_dir() / "profiles.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        profile_for("openai", "https://llm.example.org/v1")
+
+
+@own
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "Profile 'x' is for nobody: name the host of your endpoint, such as hosts="),
+        ({"hosts": "llm.example.org"}, r"Profile 'x': hosts = 'llm.example.org' must be a list"),
+        ({"hosts": ["https://LLM.example.org/v1"]}, r"write the host alone, in lower case, such as 'llm.example.org'"),
+        ({"hosts": [""]}, r"write the host alone"),
+        ({"hosts": [5]}, r"hosts has 5; expected text"),
+        ({"providers": ["a"], "burst": math.nan}, r"burst = nan must be a positive number"),
+        ({"providers": ["a"], "headers": [{"limit": "x"}]}, r"x', headers: 'dimension' is missing"),
+        ({"providers": ["a"], "header": 5}, r"headers = 5 must be several tables"),
+        ({"providers": ["a"], "day": "UTC"}, r"x', day: expected a table, found 'UTC'"),
+        ({"providers": ["a"], "charges": "all"}, r"charges = 'all' must be one of max_tokens, "),
+    ],
+)
+def test_a_wrong_field_is_named_with_the_cure(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        register_profile({"name": "x", **fields})
+
+
+def test_what_is_no_profile_cannot_be_registered() -> None:
+    with pytest.raises(ConfigError, match=r"register_profile takes a Profile\(name=..., hosts="):
+        register_profile("openai")  # type: ignore[arg-type]  # the point of the test
+    with pytest.raises(ConfigError, match="must be text, such as 'our vLLM'"):
+        Profile(name="", hosts=["a"])
+    with pytest.raises(ConfigError, match=r"headers has 'x'; expected HeaderNames\(\.\.\.\)"):
+        Profile(name="x", headers=["x"])  # type: ignore[list-item]  # the point of the test
 
 
 @pytest.mark.parametrize(
@@ -136,7 +256,9 @@ def test_a_wrong_entry_is_refused_by_name(entry: dict[str, Any], said: str) -> N
 
 
 def test_header_names_must_be_in_lower_case() -> None:
-    with pytest.raises(ConfigError, match="lower case"):
+    with pytest.raises(
+        ConfigError, match=r"limit='X-Limit'\) must be a header's name in lower case, such as 'x-limit'"
+    ):
         HeaderNames(dimension="rpm", limit="X-Limit", remaining="a", reset="b", reset_format="seconds")
 
 

@@ -45,6 +45,10 @@ def limits() -> None:
     status = limiter.status("openai/gpt-5-mini")
     assert_type(status, LimitStatus)
     assert_type(status.remaining, dict[str, float])
+    assert_type(status.advice, list[str])
+    bulkllm.register_profile(bulkllm.Profile(name="our gateway", hosts=["llm.example.org"], window="sliding"))
+    bulkllm.register_profile({"name": "our gateway", "hosts": ["llm.example.org"]})
+    bulkllm.Profile(name="our gateway", window="round")  # type: ignore[arg-type]
 
 
 async def limits_in_a_loop(limiter: RateLimiter) -> None:
