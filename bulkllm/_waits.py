@@ -43,6 +43,10 @@ _MEANING: Final[Mapping[str, tuple[str, str]]] = {
         "requests in flight",
         "raise max_in_flight; where none is configured, the provider lacked capacity and fewer were let go at once",
     ),
+    "store": (
+        "the store of shared limits, which was away",
+        "see that it can be reached, or let each process go on with a share (Sharing(when_away='share'))",
+    ),
     "closed": (
         "a limit that the provider had closed (429)",
         "configure what your account really has, so that nothing is refused, or ask the provider for more",

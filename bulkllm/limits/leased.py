@@ -23,6 +23,7 @@ _MARGIN: Final = 200
 _SLACK: Final = 1e-9
 
 SLOTS: Final = "in flight"
+STORE: Final = "store"
 
 Stir = Callable[[float, bool], None]
 """Told that the store should be asked: now, and whether there is time."""
@@ -167,14 +168,27 @@ class LeasedPool(Pool):
         share: of the limit, what the process may use by itself while the store is away; None for nothing.
     """
 
-    __slots__ = ("_share", "_stir", "_suited", "account", "alone", "kind", "missed", "peak", "slots", "store_name")
+    __slots__ = (
+        "_share",
+        "_stir",
+        "_suited",
+        "account",
+        "alone",
+        "away",
+        "kind",
+        "missed",
+        "peak",
+        "slots",
+        "store_name",
+    )
 
     def __init__(self, spec: RateLimit, name: str, account: Account, stir: Stir, share: float | None) -> None:
         super().__init__(None, spec.name)
         self.spec = spec
         self.store_name = name
         self.account = account
-        self.alone = False  # the store is away, and the process uses a share by itself
+        self.away = False  # the store is
+        self.alone = False  # and so the process uses a share by itself
         self.missed: Amounts | None = None  # what somebody asked for who could not have it, and did not wait
         self._stir = stir
         self._share = share
@@ -265,6 +279,8 @@ class LeasedPool(Pool):
 
     def bottleneck(self, amounts: Amounts, now: float) -> str:
         """What of it holds a request up longest."""
+        if self.away and not self.alone:
+            return STORE
         if self.in_flight >= self.max_in_flight or not self.meters:
             return SLOTS
         if self.alone:
@@ -272,6 +288,35 @@ class LeasedPool(Pool):
             slowest = max(owns, key=lambda pair: pair[0].ready_at(amounts[pair[1].dimension], now))
             return slowest[1].name
         return max(self.leased_meters, key=lambda meter: amounts[meter.dimension] - meter.free(now)).name
+
+    # -- while the store is away -------------------------------------------------------------------------------
+
+    def lose(self, now: float) -> None:
+        """The store is away from now on."""
+        self.away = True
+        if self._share is not None:
+            self.alone = True
+            for meter in self.leased_meters:
+                meter.begin_alone(now)
+
+    def regain(self) -> None:
+        """The store is back."""
+        self.away = self.alone = False
+
+    # -- what others may know ----------------------------------------------------------------------------------
+
+    @property
+    def window(self) -> Window | None:
+        """How it counts."""
+        return self.kind
+
+    def held(self, now: float) -> dict[str, float]:
+        """What the process holds and has not promised to anybody, by dimension."""
+        held = {meter.name: max(0.0, meter.free(now)) for meter in self.leased_meters}
+        if self.slots is not None:
+            self.account.use(self.slots.key, self.in_flight, now)
+            held[SLOTS] = self.account.held(self.slots.key, now)
+        return held
 
     # -- slots -------------------------------------------------------------------------------------------------
 

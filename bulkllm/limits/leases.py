@@ -93,7 +93,6 @@ class Leases:
         )
         self.away = False
         self.wake_at = math.inf
-        self._alone = share is not None
         self._used: tuple[LeasedPool, ...] = ()
         self._ask_at: dict[Hashable, float] = {}
         self._asked: _Ask | None = None
@@ -156,7 +155,7 @@ class Leases:
         if self.away:
             self.away = False
             for pool in self.pools:
-                pool.alone = False
+                pool.regain()
         self._lend(now)
 
     def failed(self, now: float, chance: float = 0.5) -> None:
@@ -166,11 +165,8 @@ class Leases:
         self._retry = min(_LONGEST_RETRY, 2 * self._retry)
         if not self.away:
             self.away = True
-            if self._alone:
-                for pool in self.pools:
-                    pool.alone = True
-                    for meter in pool.leased_meters:
-                        meter.begin_alone(now)
+            for pool in self.pools:
+                pool.lose(now)
         self._lend(now)
 
     def give_back(self, now: float, *, leaving: bool = False) -> Claim:

@@ -15,19 +15,27 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, QuotaExhausted
 from .alarm import Alarm
 from .core import Core
 from .discovery import Closing, Discovered, Word
 from .lanes import TURNED_AWAY, Lane, Ticket, Waiter
+from .learned import LearnedLimits
 from .memory import DEFAULT_MEMORY, LimitMemory
 from .origin import Origin
 from .pool import Amounts
 from .reservation import HEARD, PASS_OVER, SENT, SETTLE, STAMP, Reservation, amounts_of
+from .sharing import Sharing, sharing_of
 from .spec import RateLimit
 from .spent import patience_of
 from .status import LimitStatus, status_of
+from .stores import Store
+
+if TYPE_CHECKING:
+    from .keeper import Keeper
 
 _News = tuple[int, Ticket, Amounts | None, Word | None]
 
@@ -43,10 +51,14 @@ class RateLimiter:
         learn: whether to learn from what providers answer to a client's calls: limits that nobody configured, what is
             left of them, refusals. What is learned is remembered in the user's state directory.
         memory: where that is remembered instead; None in a limiter that is to forget.
+        store: where limits are shared with other processes: a path, a URL such as ``redis://host:6379/0``, a
+            :class:`~.stores.Store`, or a :class:`Sharing`, which says more. None shares them with nobody. What is
+            learned is not shared.
         **limit: instead of ``limits``, the keywords of one :class:`RateLimit` for all models: ``RateLimiter(rpm=500)``.
 
     Raises:
-        ConfigError: a limit is wrong.
+        ConfigError: a limit or the store is wrong.
+        StoreUnavailable: the store's file cannot be opened or made.
     """
 
     def __init__(
@@ -56,6 +68,7 @@ class RateLimiter:
         clock: Callable[[], float] = time.monotonic,
         learn: bool = True,
         memory: LimitMemory | None = DEFAULT_MEMORY,
+        store: Sharing | Store | str | Path | None = None,
         **limit: float | None,
     ) -> None:
         specs = [limits] if isinstance(limits, RateLimit) else list(limits or ())
@@ -68,7 +81,8 @@ class RateLimiter:
         self.learns = learn
         self._memory = memory if learn else None
         self._clock = clock
-        self._core = Core(specs)
+        self._keeper = None if store is None else self._begin_sharing(sharing_of(store))
+        self._core = self._new_core()
         self._lock = threading.Lock()
         self._news: deque[_News] = deque()
         self._alarm = Alarm(clock, self._ring, self._may_end)
@@ -145,6 +159,8 @@ class RateLimiter:
                 if granted:
                     core.stamp(ticket, now)
                     reservation._ticket = ticket
+                elif self._keeper is not None:
+                    self._keeper.start()
         finally:
             self._after()
         return reservation if granted else None
@@ -160,6 +176,15 @@ class RateLimiter:
         self._after()
         return status
 
+    def close(self) -> None:
+        """Give back now what is held of shared limits; otherwise that happens about a second after the last request.
+
+        It may take as long as the store takes to answer, and the limiter may be used again. Limits that are not
+        shared need no closing.
+        """
+        if self._keeper is not None:
+            self._keeper.give_back()
+
     def holds(self, model: str, origin: Origin | None = None) -> bool:
         """Whether any limit holds for a model, or one may be learned. Cheap."""
         return bool(self._lane(model, origin).pools)
@@ -167,6 +192,10 @@ class RateLimiter:
     def counts_tokens(self, model: str, origin: Origin | None = None) -> bool:
         """Whether any limit of a model counts tokens, so that an estimate is worth making. Cheap."""
         return self._lane(model, origin).counts_tokens
+
+    def remembered(self, model: str, origin: Origin) -> LearnedLimits | None:
+        """What is known of a model's limits from the answers to earlier calls, if it may still be believed."""
+        return None if self._memory is None else self._memory.recall(origin, model)
 
     def exhausted(self, model: str, origin: Origin | None, patience: float = 0.0) -> QuotaExhausted | None:
         """The error for a call now, if a quota of a day or longer is spent and it does not wait so long. Cheap."""
@@ -222,6 +251,8 @@ class RateLimiter:
                     ticket.waiter = make_waiter()
                     self._alarm.start()
                     self._alarm.forward(core.next_alarm())
+                    if self._keeper is not None:
+                        self._keeper.start()
         except BaseException:  # impossible, no event loop, no thread to be had: it must not stay in line
             reservation.refund()
             raise
@@ -240,6 +271,8 @@ class RateLimiter:
             self._core.resume(ticket, self._clock())
             self._alarm.start()
             self._alarm.forward(self._core.next_alarm())
+            if self._keeper is not None:
+                self._keeper.start()
         self._after()
 
     def _post(self, what: int, ticket: Ticket, actual: Amounts | None = None, word: Word | None = None) -> None:
@@ -333,12 +366,21 @@ class RateLimiter:
         self._after()
         return idle
 
+    def _begin_sharing(self, sharing: Sharing) -> Keeper:
+        from .keeper import Keeper  # the rest of us does without
+
+        return Keeper(self, sharing, self._clock)
+
+    def _new_core(self) -> Core:
+        return Core(self.limits if self._keeper is None else self._keeper.leases.pools)
+
     def _after_fork(self) -> None:
         """In a child process: whoever held the lock or waited stayed in the parent."""
         self._lock = threading.Lock()
         self._news.clear()
         self._core.forget_waiters()
-        self._core = Core(self.limits)
+        self._keeper = None if self._keeper is None else self._keeper.successor()
+        self._core = self._new_core()
         self._alarm = Alarm(self._clock, self._ring, self._may_end)
 
 

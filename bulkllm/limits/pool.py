@@ -55,6 +55,11 @@ class Pool:
         """All that bounds this pool over time."""
         return self.meters
 
+    @property
+    def window(self) -> Window | None:
+        """How it counts; None while that is not known."""
+        return self.question.answer
+
     def suit(self, window: Window | None, burst: float, now: float) -> None:
         """Take over how a provider counts, where the user did not say; before the first request only.
 

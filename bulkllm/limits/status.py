@@ -12,6 +12,7 @@ from typing import Final
 from .._waits import LIMITS, advice, described, limit_of, shares_of
 from .core import Core
 from .discovery import Discovered
+from .leased import LeasedPool
 from .pool import Pool
 from .spec import RateLimit, Window
 
@@ -56,6 +57,10 @@ class PoolStatus:
         closed_because: the quota of a day or longer that is spent, such as ``requests per day``; empty if none is.
         endpoint: the base URL that a learned limit holds for; empty for the provider's own.
         account: the fingerprint of the account that a learned limit holds for.
+        leased: where the limit is shared with other processes, what this one holds of it and has not used yet, by the
+            names of ``quotas`` and ``in flight``; ``remaining`` is then what is left for all, as of the last word.
+            None where it is not shared.
+        away: the store through which it is shared cannot be reached.
     """
 
     name: str
@@ -70,6 +75,8 @@ class PoolStatus:
     closed_because: str = ""
     endpoint: str = ""
     account: str = ""
+    leased: Mapping[str, float] | None = None
+    away: bool = False
 
     @property
     def learned(self) -> bool:
@@ -138,6 +145,8 @@ class LimitStatus:
                 if pool.closed_because:
                     until += f" ({pool.closed_because})"
                 learned = "learned" if pool.learned else "configured"
+                if pool.leased is not None:
+                    learned = "shared, store away" if pool.away else "shared"
                 yield pool.name, learned, name, quota, left, f"{pool.waiting:,}", f"{pool.in_flight:,}", until
 
     def _told(self) -> list[str]:
@@ -191,20 +200,28 @@ def _pool_status(core: Core, pool: Pool, now: float) -> PoolStatus:
     return PoolStatus(
         name=pool.name,
         limit=pool.spec,
-        window=pool.question.answer,
+        window=pool.window,
         quotas={
             meter.name: QuotaStatus(meter.quota, meter.remaining(now), meter.period, drifts.get(meter.name, 0.0))
             for meter in pool.live
         },
         in_flight=pool.in_flight,
-        max_in_flight=None if pool.max_in_flight == math.inf else int(pool.max_in_flight),
+        max_in_flight=_most(pool),
         waiting=core.waiting_for(pool),
         closed_for=closed_for,
         closed_until=_moment(closed_for),
         closed_because=_spent(found, now),
         endpoint="" if found is None else found.origin.endpoint,
         account="" if found is None else found.origin.scope,
+        leased=pool.held(now) if isinstance(pool, LeasedPool) else None,
+        away=isinstance(pool, LeasedPool) and pool.away,
     )
+
+
+def _most(pool: Pool) -> int | None:
+    if pool.spec is not None:
+        return pool.spec.max_in_flight  # what is lent of it at this moment is not the limit
+    return None if pool.max_in_flight == math.inf else int(pool.max_in_flight)
 
 
 def _spent(found: Discovered | None, now: float) -> str:
