@@ -169,8 +169,9 @@ class Engine:
                 self.fail(error)
                 return
             pool.active += 1
+            pool.begun += 1
             self.active += 1
-            task = asyncio.create_task(self._ask(pool, slot, item))
+            task = asyncio.create_task(self._ask(pool, pool.begun, slot, item))
             pool.started[task] = item.index
             self._rows[task] = pool
             # Not in the coroutine's own finally: one that is cancelled before its first step never gets there.
@@ -227,9 +228,9 @@ class Engine:
 
     # -- one row ---------------------------------------------------------------------------------------------
 
-    async def _ask(self, pool: Pool, slot: int, item: Item) -> None:
+    async def _ask(self, pool: Pool, number: int, slot: int, item: Item) -> None:
         try:
-            row = await self._finish(pool, slot, item)
+            row = await self._finish(pool, number, slot, item)
             if row is not None and self._emit is not None:
                 if self._turns is not None:
                     await self._turns.wait(item.index)
@@ -265,7 +266,7 @@ class Engine:
                 slot = pool.line.first() if isinstance(pool.line, Waiting) else pool.line[0].slot
                 yield self._table.index[slot]
 
-    async def _finish(self, pool: Pool, slot: int, item: Item) -> ResultRow | None:
+    async def _finish(self, pool: Pool, number: int, slot: int, item: Item) -> ResultRow | None:
         recorder = self._recorder
         print_ = self._table.fingerprint(slot)
         response: Any = None
@@ -283,14 +284,14 @@ class Engine:
             verdict = judge(problem)
             error = _row_error(problem, verdict, item)
             record = record_of_error(problem)
-            self._told(pool, verdict, error)
-            if verdict.ends_run:
+            self._told(pool, number, verdict, error)
+            if verdict.ends_run or verdict.ends_pool:
                 return None
             response = problem.answer if isinstance(problem, InvalidAnswer) else None
             pool.count(record, ok=False)
             recorder.refused(slot, item, error, record, print_, passing=verdict.passing, response=response)
         else:
-            pool.answered()
+            pool.answered(record)
             pool.count(record, ok=True)
             recorder.answered(slot, item, response, record, print_, parsed)
         if recorder.trouble is not None and not self.halting:
@@ -314,14 +315,14 @@ class Engine:
             raise item.error
         return await self._call(item)
 
-    def _told(self, pool: Pool, verdict: Verdict, error: RowError) -> None:
+    def _told(self, pool: Pool, number: int, verdict: Verdict, error: RowError) -> None:
         """Draw the consequences of a failure for its pool and for the run."""
         if verdict.ends_run:
             reason = f"{error.message}: {verdict.cure}"
             if reason not in self._stopped:
                 self._stopped.append(reason)
             self.halt()
-        elif pool.failed(verdict, str(error)[:_SHOWN]):
+        elif pool.failed(verdict, str(error)[:_SHOWN], number):
             assert pool.stopped is not None  # noqa: S101 - it has just said so
             self._stopped.append(pool.stopped)
             if isinstance(pool.line, deque):

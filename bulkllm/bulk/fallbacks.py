@@ -100,7 +100,7 @@ class Fallbacks:
                     raise
                 records.append(record_of_error(error))
             else:
-                breaker.answered()
+                breaker.answered(reply[1])
                 if not records:
                     return reply
                 return Reply(reply[0], together([*records, reply[1]]), reply[2] if len(reply) > 2 else None)  # noqa: PLR2004 - a Reply

@@ -5,9 +5,10 @@ What may live here: a pool's line of waiting rows and its circuit breaker. Pure.
 
 from __future__ import annotations
 
+import re
 from asyncio import Task
 from collections import deque
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from ..accounting import UsageRecord
 from .verdict import Verdict
@@ -16,7 +17,43 @@ from .waiting import Met, PoolName, Waiting
 REFUSALS = 10
 """So many rows in a row, refused for a reason that will meet every other row too, stop their pool."""
 
+ALIKE: Final = 100
+"""So many rows that follow each other, refused in the same words for whatever reason, stop their pool."""
+
+_REMEMBERED: Final = 4096  # refusals whose place in the order of the rows is known
+_OWN_WORDS: Final = re.compile(r"\S*\d\S*")  # words of an error that may speak of one row: its numbers and names
+
 Line: TypeAlias = "Waiting | deque[Met]"
+
+
+class Streak:
+    """Rows that follow each other in the order in which they were begun, and were refused in the same words.
+
+    Not in the order in which they end: a refusal comes sooner than an answer, so that of many rows in flight the
+    refused ones always end first, whatever becomes of the others. A row that is still being asked, or had an answer,
+    keeps what stands before it apart from what comes after.
+    """
+
+    __slots__ = ("_lengths", "_words")
+
+    def __init__(self) -> None:
+        self._words = ""
+        self._lengths: dict[int, int] = {}  # right at the two ends of each stretch
+
+    def add(self, number: int, problem: str) -> int:
+        """A row was refused; how many it now stands among."""
+        words = _OWN_WORDS.sub("", problem)
+        lengths = self._lengths
+        if words != self._words:
+            self._words = words
+            lengths.clear()
+        elif len(lengths) >= _REMEMBERED:
+            for old in sorted(lengths)[: _REMEMBERED // 2]:
+                del lengths[old]
+        before, after = lengths.get(number - 1, 0), lengths.get(number + 1, 0)
+        length = before + 1 + after
+        lengths[number] = lengths[number - before] = lengths[number + after] = length
+        return length
 
 
 class Breaker:
@@ -26,30 +63,48 @@ class Breaker:
         stopped: why nobody is to be asked any more, and the cure, or None.
     """
 
-    __slots__ = ("_refusals", "stopped")
+    __slots__ = ("_refusals", "_streak", "stopped")
 
     def __init__(self) -> None:
         self.stopped: str | None = None
         self._refusals = 0
+        self._streak = Streak()
 
-    def answered(self) -> None:
-        """There was an answer: key, model and money are good."""
-        self._refusals = 0
+    def answered(self, record: UsageRecord | None = None) -> None:
+        """There was an answer: key, model and money are good, unless it was known already and nobody was asked."""
+        if record is None or not record.cached:
+            self._refusals = 0
 
-    def failed(self, verdict: Verdict, who: str, problem: str) -> bool:
+    def failed(self, verdict: Verdict, who: str, problem: str, number: int | None = None) -> bool:
         """A row failed.
+
+        Args:
+            verdict: what that means.
+            who: what is to be stopped, for the reason that is given then.
+            problem: the error's text.
+            number: where the row stands in the order in which rows were begun; without it no suspicion is followed.
 
         Returns:
             Whether this was one too many.
         """
         if verdict.answered:
             self._refusals = 0
-        if verdict.cure is None or self.stopped is not None:
+        if self.stopped is not None:
             return False
-        self._refusals += 1
-        if self._refusals < REFUSALS:
+        if verdict.ends_pool:
+            self.stopped = f"{who} was stopped: {problem}; {verdict.cure}"
+            return True
+        if verdict.cure is not None:
+            self._refusals += 1
+            count, enough, alike, cure = self._refusals, REFUSALS, "", verdict.cure
+        elif verdict.suspicion is not None and number is not None:
+            count, enough, alike = self._streak.add(number, problem), ALIKE, " in the same words"
+            cure = verdict.suspicion
+        else:
             return False
-        self.stopped = f"{who} was stopped: {self._refusals} rows in a row were refused ({problem}); {verdict.cure}"
+        if count < enough:
+            return False
+        self.stopped = f"{who} was stopped: {count} rows in a row were refused{alike} ({problem}); {cure}"
         return True
 
 
@@ -60,6 +115,7 @@ class Pool:
         line: rows that wait.
         active: rows that are being asked.
         started: their tasks, in order, with their positions in the input.
+        begun: how many rows have been begun, all in all.
         ok: rows of this run with an answer.
         failed_rows: rows of this run with an error.
         tokens: that they used.
@@ -67,13 +123,16 @@ class Pool:
         model: the name that the limits know the model by, once a row has told it.
     """
 
-    __slots__ = ("_breaker", "active", "cost", "failed_rows", "line", "model", "name", "ok", "started", "tokens")
+    __slots__ = (
+        "_breaker", "active", "begun", "cost", "failed_rows", "line", "model", "name", "ok", "started", "tokens",
+    )  # fmt: skip
 
     def __init__(self, name: PoolName, line: Line) -> None:
         self.name = name
         self.line = line
         self.active = 0
         self.started: dict[Task[None], int] = {}
+        self.begun = 0
         self._breaker = Breaker()
         self.ok = 0
         self.failed_rows = 0
@@ -104,10 +163,10 @@ class Pool:
         model, endpoint, _ = self.name
         return model if endpoint is None else f"{model} at {endpoint}"
 
-    def answered(self) -> None:
+    def answered(self, record: UsageRecord | None) -> None:
         """A row had an answer."""
-        self._breaker.answered()
+        self._breaker.answered(record)
 
-    def failed(self, verdict: Verdict, problem: str) -> bool:
-        """A row failed; whether this has just stopped the pool."""
-        return self._breaker.failed(verdict, str(self), problem)
+    def failed(self, verdict: Verdict, problem: str, number: int) -> bool:
+        """The row that was begun as this one failed; whether that has just stopped the pool."""
+        return self._breaker.failed(verdict, str(self), problem, number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from dataclasses import dataclass
+from typing import Final
 
 from ..calls.failure import failure_of
 from ..errors import (
@@ -18,9 +19,19 @@ from ..errors import (
     IncompatibleLiteLLM,
     InvalidAnswer,
     LimitTimeout,
+    QuotaExhausted,
 )
 
 ASK_AGAIN = "then run the same again: the rows left undone will be asked"
+
+_READ_IT: Final = (
+    "do what that says, then run the same again: the rows left undone will be asked, and with retry_failed"
+    " (--retry-failed) those that were refused, too"
+)
+
+# With these a provider turns a row away for what is in it, however many of them come in a row.
+_OF_THE_ROW: Final = frozenset({"ContextWindowExceededError", "ContentPolicyViolationError"})
+_FORBIDDEN: Final = 403  # of one request, and not of a key: by a moderation
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +41,17 @@ class Verdict:
     Attributes:
         passing: the reason may pass, so a rerun asks for the row again.
         cure: set where the same will happen to every row of the pool until somebody does this.
-        ends_run: nothing in this run can go on, and the row was not asked: it stays undone.
+        suspicion: set where that may be so, and only many rows that are refused alike can tell: what to do then.
+        ends_pool: nothing in this pool can go on, and the row was not asked: it stays undone.
+        ends_run: the same for the whole run.
         status: the provider's HTTP status, if it answered.
-        answered: the provider took the key, the model and the money, and so the pool is sound.
+        answered: the model has worked, or has looked at the row at least, and so the pool is sound.
     """
 
     passing: bool
     cure: str | None = None
+    suspicion: str | None = None
+    ends_pool: bool = False
     ends_run: bool = False
     status: int | None = None
     answered: bool = False
@@ -64,8 +79,12 @@ def judge(error: BaseException) -> Verdict:
         case "request" if type(error).__name__ == "BadRequestError" and getattr(error, "llm_provider", None) == "":
             # LiteLLM's own refusal: it knows no provider for this name and has sent nothing.
             return Verdict(passing=True, cure=f"give the model's name with its provider (openai/...), {ASK_AGAIN}")
+        case "request" if status == _FORBIDDEN or _OF_THE_ROW & {cls.__name__ for cls in type(error).__mro__}:
+            return Verdict(passing=False, status=status, answered=True)
         case "request":
-            return Verdict(passing=False, status=status, answered=status is not None)
+            return Verdict(passing=False, suspicion=_READ_IT, status=status)
+        case "rate_limit":
+            return Verdict(passing=True, suspicion=f"look whether a quota is used up, {ASK_AGAIN}", status=status)
         case _:
             return Verdict(passing=True, status=status)
 
@@ -75,6 +94,8 @@ def _own(error: BulkLLMError) -> Verdict:
         return Verdict(passing=True, cure=f"raise the budget, {ASK_AGAIN}", ends_run=True)
     if isinstance(error, IncompatibleLiteLLM):
         return Verdict(passing=True, cure=f"install a LiteLLM that works, {ASK_AGAIN}", ends_run=True)
+    if isinstance(error, QuotaExhausted):
+        return Verdict(passing=True, cure=ASK_AGAIN, ends_pool=True)
     if isinstance(error, ImpossibleRequest):
         return Verdict(passing=False)
     if isinstance(error, ConfigError):

@@ -20,11 +20,28 @@ from ..limits.headers import duration, retry_after
 Kind = Literal["rate_limit", "quota", "capacity", "server", "timeout", "connection", "auth", "not_found", "request"]
 
 # Error codes (or types) with which a provider says that waiting will not help: money or a fixed quota is used up.
-# Sources: the providers' error references, June to October 2026.
-_FINAL_CODES: Final = frozenset(
-    {"insufficient_quota", "billing_hard_limit_reached", "credit_balance_exhausted", "enforced_spend_limit_reached"}
-)
+# Some say so with 429, some with 400. Sources: the providers' error references, June to November 2026.
+_FINAL_CODES: Final = frozenset({
+    "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "credit_balance_exhausted",
+    "enforced_spend_limit_reached",
+    "blocked_api_access",  # Groq: its spend limit, with 400
+    "exceeded_current_quota_error",  # Moonshot
+    "Arrearage",  # Alibaba, with 400
+    "1113",  # Z.AI
+})  # fmt: skip
 _FINAL_PARTS: Final = ("spend_limit", "PerDay")
+
+# With these it is the key that is refused, or whose it is: Gemini and Groq answer 400 where others say 401.
+_AUTH_CODES: Final = frozenset({
+    "API_KEY_INVALID", "invalid_api_key", "expired_api_key", "wrong_api_key", "account_deactivated",
+    "organization_restricted",
+})  # fmt: skip
+
+# And with these a model that is not there, to which some answer 400.
+_NO_MODEL_CODES: Final = frozenset({"model_not_found", "model_decommissioned", "invalid_model"})
+
+# OpenRouter answers 403 to a prompt that its moderation turns away, and adds this to the error.
+_FLAGGED: Final = "flagged_input"
 
 # 402 is final, but for this one: money that is reserved by calls in flight comes back.
 _PASSING_402: Final = "in_flight_budget_exhausted"
@@ -43,6 +60,7 @@ _NOT_REACHED: Final = (ConnectionRefusedError, socket.gaierror)
 _SUCCESS: Final = range(200, 300)
 _AUTH: Final = frozenset({401, 403})
 _CAPACITY_STATUS: Final = frozenset({503, 529})
+_BAD_REQUEST: Final = 400
 _TOO_MANY: Final = 429
 _PAYMENT: Final = 402
 _SERVER: Final = 500
@@ -128,10 +146,14 @@ def _kind(
 ) -> Kind:
     if _NOT_ACCEPTED in names:
         return "request"
+    if _under(payload, _FLAGGED) is not None:
+        return "request"
     if "AuthenticationError" in names or "PermissionDeniedError" in names or status in _AUTH:
         return "auth"
     if "NotFoundError" in names:
         return "not_found"
+    if status == _BAD_REQUEST and (kind := _kind_of_400(codes)) is not None:
+        return kind
     if status == _PAYMENT:
         passing = code == _PASSING_402 or payload.get("message") == _PASSING_402
         return "rate_limit" if passing else "quota"
@@ -150,6 +172,15 @@ def _kind(
     return "request"
 
 
+def _kind_of_400(codes: tuple[str, ...]) -> Kind | None:
+    """What is refused, if the provider names a reason for which it would refuse any other request too."""
+    if not _AUTH_CODES.isdisjoint(codes):
+        return "auth"
+    if not _NO_MODEL_CODES.isdisjoint(codes):
+        return "not_found"
+    return "quota" if _is_final(codes) else None
+
+
 def _is_final(codes: tuple[str, ...]) -> bool:
     return any(code in _FINAL_CODES or any(part in code for part in _FINAL_PARTS) for code in codes)
 
@@ -159,7 +190,7 @@ def _codes(payload: Mapping[str, Any]) -> tuple[str, ...]:
     details = _dicts(payload.get("details"))
     named = [payload.get("code"), payload.get("type"), payload.get("status"), _under(payload, "limit_source")]
     named += [violation.get("quotaId") for detail in details for violation in _dicts(detail.get("violations"))]
-    named += [_under(detail, "quota_limit") for detail in details]
+    named += [name for detail in details for name in (detail.get("reason"), _under(detail, "quota_limit"))]
     return tuple(name for name in named if isinstance(name, str))
 
 

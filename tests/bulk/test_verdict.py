@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import random
+import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from bulkllm import errors
-from bulkllm.bulk.pools import REFUSALS, Pool
+from bulkllm.accounting import Usage, UsageRecord
+from bulkllm.bulk.pools import ALIKE, REFUSALS, Pool, Streak
 from bulkllm.bulk.verdict import Verdict, judge
 from bulkllm.bulk.waiting import Waiting
 
@@ -25,6 +29,12 @@ from bulkllm.bulk.waiting import Waiting
         ("BadRequestError", 400, {"llm_provider": "openai"}, False, False),
         ("BadRequestError", 400, {"llm_provider": ""}, True, True),
         ("ContextWindowExceededError", 400, {"llm_provider": "openai"}, False, False),
+        ("BadRequestError", 400, {"body": {"error": {"details": [{"reason": "API_KEY_INVALID"}]}}}, True, True),
+        ("BadRequestError", 400, {"body": {"error": {"code": "organization_restricted"}}}, True, True),
+        ("BadRequestError", 400, {"body": {"error": {"code": "blocked_api_access"}}}, True, True),
+        ("BadRequestError", 400, {"body": {"error": {"code": "model_decommissioned"}}}, True, True),
+        ("RateLimitError", 429, {"body": {"error": {"code": "1113"}}}, True, True),
+        ("APIError", 403, {"body": {"error": {"metadata": {"flagged_input": "..."}}}}, False, False),
         ("UnprocessableEntityError", 422, {}, False, False),
         ("SomethingNew", None, {}, False, False),
     ],
@@ -60,29 +70,98 @@ def test_a_missing_package_is_every_rows_trouble(error: Any) -> None:
     assert "install" in (judge(disguised).cure or "")
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "suspicious"),
+    [
+        ("BadRequestError", 400, True),
+        ("UnprocessableEntityError", 422, True),
+        ("APIError", 412, True),
+        ("SomethingNew", None, True),
+        ("RateLimitError", 429, True),
+        ("ContextWindowExceededError", 400, False),
+        ("ContentPolicyViolationError", 400, False),
+        ("InternalServerError", 500, False),
+        ("Timeout", 408, False),
+        ("AuthenticationError", 401, False),
+    ],
+)
+def test_what_may_meet_every_row_and_does_not_say_so(error: Any, name: str, status: int, suspicious: bool) -> None:
+    verdict = judge(error(name, status, llm_provider="openai"))
+    assert (verdict.suspicion is not None) is suspicious
+    if suspicious:
+        assert not verdict.answered
+
+
+def test_a_days_quota_that_is_spent_ends_the_pool_and_leaves_the_row_undone() -> None:
+    verdict = judge(errors.QuotaExhausted("gemini/m", "requests per day", datetime(2026, 11, 26, 8, tzinfo=UTC), 60.0))
+    assert (verdict.ends_pool, verdict.ends_run, verdict.passing) == (True, False, True)
+    pool = Pool(("gemini/m", None, None), Waiting())
+    assert pool.failed(verdict, "the quota is spent", 1)
+    assert pool.stopped is not None
+    assert pool.stopped.startswith("gemini/m was stopped: the quota is spent; then run the same again")
+
+
 DEAD = Verdict(passing=True, cure="do something")
 SOUND = Verdict(passing=False, answered=True)
 UNSURE = Verdict(passing=True)
+SUSPICIOUS = Verdict(passing=False, suspicion="look")
 
 
 def test_a_pool_is_stopped_by_refusals_in_a_row() -> None:
     pool = Pool(("openai/m", "lab", "sk-secret"), Waiting())
-    for _ in range(REFUSALS - 1):
-        assert not pool.failed(DEAD, "why")
-    assert pool.failed(DEAD, "why")
+    for number in range(REFUSALS - 1):
+        assert not pool.failed(DEAD, "why", number)
+    assert pool.failed(DEAD, "why", REFUSALS)
     assert pool.stopped == "openai/m at lab was stopped: 10 rows in a row were refused (why); do something"
-    assert not pool.failed(DEAD, "why")  # only once
+    assert not pool.failed(DEAD, "why", REFUSALS + 1)  # only once
 
 
-@pytest.mark.parametrize(("between", "stops"), [(SOUND, False), (UNSURE, True), (None, False)])
-def test_only_a_sign_of_life_begins_the_count_anew(between: Verdict | None, stops: bool) -> None:
+@pytest.mark.parametrize(
+    ("between", "stops"), [(SOUND, False), (UNSURE, True), (SUSPICIOUS, True), ("answer", False), ("cached", True)]
+)
+def test_only_a_sign_of_life_begins_the_count_anew(between: Any, stops: bool) -> None:
     pool = Pool(("openai/m", None, None), Waiting())
     stopped = []
     for number in range(REFUSALS):
         if number == REFUSALS - 1:
-            if between is None:
-                pool.answered()
+            if isinstance(between, Verdict):
+                pool.failed(between, "other", number)
             else:
-                pool.failed(between, "other")
-        stopped.append(pool.failed(DEAD, "why"))
+                pool.answered(UsageRecord(model="openai/m", usage=Usage(), cached=between == "cached"))
+        stopped.append(pool.failed(DEAD, "why", number))
     assert any(stopped) is stops
+
+
+# -- refusals that do not say whom they mean -----------------------------------------------------------------
+
+
+def test_a_pool_is_stopped_by_many_rows_that_are_refused_in_the_same_words() -> None:
+    pool = Pool(("openai/m", None, None), Waiting())
+    numbers = list(range(1, ALIKE + 1))
+    random.Random(1).shuffle(numbers)  # noqa: S311 - as they end, in whatever order
+    stopped = [pool.failed(SUSPICIOUS, f"BadRequestError: no credit (request_{number}a)", number) for number in numbers]
+    assert stopped == [False] * (ALIKE - 1) + [True]
+    assert pool.stopped is not None
+    assert "100 rows in a row were refused in the same words (BadRequestError: no credit" in pool.stopped
+    assert pool.stopped.endswith("; look")
+
+
+@pytest.mark.parametrize("every", [2, 50, ALIKE])
+def test_rows_that_are_still_being_asked_may_be_answered_yet(every: int) -> None:
+    """Refusals come first, however many rows in between are going to be answered."""
+    pool = Pool(("openai/m", None, None), Waiting())
+    assert not any(pool.failed(SUSPICIOUS, "no", number) for number in range(20_000) if number % every)
+
+
+def test_rows_that_are_refused_in_words_of_their_own_are_the_rows_fault() -> None:
+    pool = Pool(("openai/m", None, None), Waiting())
+    words = ["no image at example.com", "no image at example.org"]
+    assert not any(pool.failed(SUSPICIOUS, words[number // 70 % 2], number) for number in range(2000))
+
+
+def test_what_is_remembered_of_refusals_is_bounded() -> None:
+    streak = Streak()
+    for number in range(0, 50_000, 2):
+        assert streak.add(number, "no") == 1
+    assert sys.getsizeof(streak._lengths) < 400_000
+    assert [streak.add(number, "no") for number in (50_000, 50_001, 50_002)] == [1, 2, 3]

@@ -128,6 +128,27 @@ def test_a_quota_that_waiting_does_not_bring_back_is_final(body: dict[str, Any],
 
 
 @pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"error": {"code": 400, "details": [{"reason": "API_KEY_INVALID"}]}}, "auth"),  # Gemini
+        ({"error": {"code": "organization_restricted"}}, "auth"),  # Groq
+        ({"error": {"code": "blocked_api_access"}}, "quota"),  # Groq
+        ({"error": {"code": "Arrearage"}}, "quota"),  # Alibaba
+        ({"error": {"code": "model_decommissioned"}}, "not_found"),  # Groq
+        ({"type": "invalid_model", "code": "1500"}, "not_found"),  # Mistral
+        ({"error": {"message": "API key not valid", "code": "invalid_request_error"}}, "request"),
+    ],
+)
+def test_a_400_may_refuse_more_than_the_request(body: dict[str, Any], kind: str) -> None:
+    assert failure_of(litellm_error("BadRequestError", 400, body=body)).kind == kind
+
+
+def test_a_403_of_a_moderation_is_about_the_prompt() -> None:
+    body = {"error": {"code": 403, "metadata": {"flagged_input": "...", "reasons": ["violence"]}}}
+    assert failure_of(litellm_error("APIError", 403, body=body)).kind == "request"
+
+
+@pytest.mark.parametrize(
     "body",
     [
         {"error": {"code": "rate_limit_exceeded", "type": "tokens"}},
