@@ -6,10 +6,12 @@ LiteLLM's, with LiteLLM's arguments and responses; what is ours is taken out bef
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from . import models
 from .accounting import Budget, Price, UsageTracker
@@ -19,6 +21,7 @@ from .calls.call import DEFAULT_TIMEOUT, Call, Operation
 from .calls.drive import Flow, adrive, drive
 from .calls.flow import call_flow
 from .calls.gateway import LiteLLMLane
+from .calls.keys import keys_of
 from .calls.lane import Lane
 from .calls.observer import Observer
 from .calls.parts import Parts
@@ -36,6 +39,22 @@ Limits = RateLimiter | RateLimit | Iterable[RateLimit]
 # Retrying is one layer, and ours: LiteLLM's keywords for it mean our policy here.
 _RETRY_KEYWORDS: Final = ("num_retries", "max_retries")
 _FOREIGN_RETRIES: Final = ("retry_policy", "retry_strategy")
+
+
+class Foreseen(NamedTuple):
+    """A call that is not made.
+
+    Attributes:
+        call: whom it would go to, and under whose limits.
+        price: US dollars for a token of input and for one of output; None where nobody knows.
+        cache: where its answer would be looked for and kept; None for nowhere.
+        keys: under which keys.
+    """
+
+    call: Call
+    price: tuple[float, float] | None
+    cache: Cache | None
+    keys: list[str]
 
 
 class Client:
@@ -172,6 +191,31 @@ class Client:
         from .bulk import stream
 
         return stream(requests, client=self, **options)
+
+    def foresee(self, operation: Operation, **options: Any) -> Foreseen:
+        """What a call with these keywords would be. Nothing is sent.
+
+        Args:
+            operation: "completion", "embedding" or "responses".
+            **options: the call's keywords, ``model`` and ``messages`` or ``input`` among them.
+
+        Raises:
+            ConfigError: one of them is wrong.
+        """
+        self._parts.lane.load()
+        where = chosen(options, self.cache)
+        call = self._call(operation, options.pop("model"), options)
+        keys = [] if where.cache is None else keys_of(
+            call, where.cache, namespace=where.namespace, sample=where.sample
+        )  # fmt: skip
+        return Foreseen(call, self._parts.lane.price(call), where.cache, keys)
+
+    def under(self, limits: Limits | None) -> Client:
+        """A client under other limits which shares all else with this one: its budget, prices, cache and trackers."""
+        other = copy.copy(self)
+        other.limiter = limits if isinstance(limits, RateLimiter) else RateLimiter(limits, learn=self.limiter.learns)
+        other._parts = replace(self._parts, limiter=other.limiter)
+        return other
 
     # -- putting a call together -----------------------------------------------------------------------------
 

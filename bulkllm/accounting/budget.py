@@ -118,6 +118,11 @@ class Budget:
         if not counted:
             self.add(*(max(0.0, now - before) for now, before in zip(amount, known, strict=True)))
 
+    def carried(self, source: str) -> Amount:
+        """What was counted of a source."""
+        with self._mailbox:
+            return self._sources.get(source, NOTHING)
+
     def hold(
         self, cost: float = 0.0, tokens: float = 0.0, requests: float = 1.0, *, likely: Amount | None = None
     ) -> Hold:

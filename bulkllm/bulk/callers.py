@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn
 
 from ..accounting import Budget, UsageRecord
 from ..calls import record_of
@@ -17,6 +17,7 @@ from .asking import Call
 from .deployments import Deployments, places
 from .fallbacks import Fallbacks, alternatives
 from .options import ROW_OPTIONS
+from .places import Deployment, deployments_of
 from .request import BulkRequest
 from .settings import Settings
 from .standing import StatusOf
@@ -31,10 +32,12 @@ class ClientCall:
     """What asks a row through a client.
 
     Attributes:
+        client: makes the calls.
         status_of: how the limits of a model stand, in that client.
     """
 
     def __init__(self, client: Client) -> None:
+        self.client = client
         self.status_of = client.limiter.status
         self._ways: dict[str, Callable[..., Awaitable[Any]]] = {
             "completion": client.acompletion,
@@ -50,8 +53,26 @@ class ClientCall:
 
 def caller(call: Call | None, client: Client | None, options: dict[str, Any], budget: Budget | None) -> Call:
     """What asks a row; what belongs to a client is taken out of the options."""
-    if call is not None and budget is not None:
+    if call is None:
+        return ClientCall(client_of(client, options))
+    if budget is not None:
         raise ConfigError("call, budget exclude each other: what calls of one's own cost is not known before")
+    made_of = _clients_own(options)
+    if client is not None or made_of:
+        _refuse_both("call", *(["client"] if client is not None else []), *made_of)
+    return call
+
+
+def client_of(client: Client | None, options: dict[str, Any]) -> Client:
+    """The client of a run: the one given, one that the options describe (they are taken out), or the default one."""
+    made_of = _clients_own(options)
+    if client is not None and made_of:
+        _refuse_both("client", *made_of)
+    return client or (Client(**made_of) if made_of else default_client())
+
+
+def _clients_own(options: dict[str, Any]) -> dict[str, Any]:
+    """What describes a client, taken out of the options of a run; what looks like a slip of the pen is refused."""
     names = [name for name in _CLIENTS if options.get(name) is not None]
     if "cache" in names and isinstance(options["cache"], dict):
         names.remove("cache")
@@ -60,25 +81,35 @@ def caller(call: Call | None, client: Client | None, options: dict[str, Any], bu
         close = difflib.get_close_matches(name, _OWN, n=1, cutoff=_CLOSE)
         if close:
             raise ConfigError(f"there is no option {name!r}; {close[0]!r} was meant, it seems")
-    given = [*(["call"] if call else []), *(["client"] if client else []), *made_of]
-    if call is not None or client is not None:
-        if len(given) > 1:
-            raise ConfigError(f"{', '.join(given)} exclude each other: a client has its own limits, retries and cache")
-        return ClientCall(client) if client is not None else cast("Call", call)
-    return ClientCall(Client(**made_of) if made_of else default_client())
+    return made_of
 
 
-def asked(call: Call, settings: Settings, options: Mapping[str, Any], client: Client | None) -> Call:
+def _refuse_both(*given: str) -> NoReturn:
+    raise ConfigError(f"{', '.join(given)} exclude each other: a client has its own limits, retries and cache")
+
+
+def asked(call: Call, settings: Settings, options: Mapping[str, Any]) -> Call:
     """A call with what stands around it: several places, the form of answers, other models for rows that fail."""
     if settings.deployments is not None:
-        if not isinstance(settings.model, str):
-            raise ConfigError("deployments= are places of one model: give model=, the name that all of them answer to")
-        among = places(settings.deployments, settings.model, client or default_client(), ClientCall)
-        call = Deployments(settings.model, among, call)
+        client = call.client if isinstance(call, ClientCall) else default_client()
+        call = Deployments(str(settings.model), places(places_of(settings), client, ClientCall), call)
     form = options.get("response_format")
     call = Structured(call, validate=settings.validate, reasks=settings.reasks, given=form)
     others = alternatives(settings.fallbacks)
     return Fallbacks(call, others) if others else call
+
+
+def places_of(settings: Settings) -> list[Deployment]:
+    """The deployments of a run; none if it has none.
+
+    Raises:
+        ConfigError: one of them is wrong, or they are given without a model.
+    """
+    if settings.deployments is None:
+        return []
+    if not isinstance(settings.model, str):
+        raise ConfigError("deployments= are places of one model: give model=, the name that all of them answer to")
+    return deployments_of(settings.deployments, settings.model)
 
 
 def status_of(call: Call) -> StatusOf | None:

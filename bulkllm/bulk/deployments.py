@@ -6,22 +6,25 @@ a full or a slow one holds no row up that another could take.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 from ..accounting import UsageRecord
 from ..calls import record_of_error
 from ..client import Client
-from ..errors import BulkLLMError, ConfigError
-from ..limits import RateLimit
+from ..errors import BulkLLMError
+from ..limits import LimitStatus
+from ..limits.estimate import TokenEstimator
+from ..limits.pool import DIMENSIONS, Amounts
+from ..limits.reservation import amounts_of
+from ..limits.spec import REQUESTS
 from .asking import Call, Reply, charge, together
 from .fallbacks import PLACE
+from .places import Deployment
 from .pools import Breaker
 from .request import BulkRequest
 from .verdict import judge
-
-_LIMITS: Final = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "max_in_flight", "burst", "window", "period")
 
 
 @dataclass(slots=True)
@@ -42,49 +45,19 @@ class Place:
     breaker: Breaker = field(default_factory=Breaker)
     active: int = 0
 
-    def wait(self) -> tuple[float, float]:
-        """About how many seconds a row would wait here, and how busy the place is: the smaller, the better."""
-        longest, fullest = 0.0, 0.0
-        for pool in self.client.limiter.status().limits:
-            if pool.max_in_flight is not None:
-                fullest = max(fullest, self.active / pool.max_in_flight)
-                longest = max(longest, float(self.active >= pool.max_in_flight))
-            for quota in pool.quotas.values():
-                if quota.limit > 0:
-                    fullest = max(fullest, 1.0 - quota.remaining / quota.limit)
-                    short = 1.0 + pool.waiting - quota.remaining
-                    longest = max(longest, short * quota.period / quota.limit)
-        return longest, fullest if fullest > 0 else float(self.active)
 
-
-def places(deployments: Any, model: str | None, client: Client, make_call: Any) -> list[Place]:
-    """The deployments of a run.
+def places(deployments: Sequence[Deployment], client: Client, make_call: Callable[[Client], Call]) -> list[Place]:
+    """The deployments of a run, each with a client of its own limits which shares all else with the run's client.
 
     Args:
-        deployments: dicts with ``api_base``, ``api_key``, LiteLLM's name of the model there as ``model``, and the
-            limits of that place (``rpm``, ``tpm``, ``max_in_flight``, ...).
-        model: the model's name where one does not say it.
-        client: whose retries, cache and tracker they share.
+        deployments: what they are.
+        client: whose budget, prices, cache, retries, timeout and trackers they share.
         make_call: what asks a row through a client.
-
-    Raises:
-        ConfigError: one of them is wrong.
     """
-    if isinstance(deployments, str | Mapping) or not isinstance(deployments, Sequence) or not deployments:
-        raise ConfigError('deployments= takes a list of dicts such as {"api_base": ..., "api_key": ..., "rpm": 500}')
     found = []
     for one in deployments:
-        if not isinstance(one, Mapping):
-            raise ConfigError(f"deployments= takes dicts with api_base, api_key and limits, not a {type(one).__name__}")
-        limits = {name: one[name] for name in _LIMITS if one.get(name) is not None}
-        options = {name: value for name, value in one.items() if name not in _LIMITS}
-        if not options.get("model", model):
-            raise ConfigError("deployments= needs a model: give the run one, or each deployment")
-        its_client = Client(
-            RateLimit("*", **limits) if limits else None,
-            retry=client.retry, usage=client.usage, cache=client.cache,
-        )  # fmt: skip
-        found.append(Place({"model": model, **options}, its_client, make_call(its_client)))
+        its_client = client.under(one.limits)
+        found.append(Place(one.options, its_client, make_call(its_client)))
     return found
 
 
@@ -101,6 +74,12 @@ class Deployments:
         self._model = model
         self._places = tuple(among)
         self._other = other
+        self._estimator = TokenEstimator()
+
+    def _soonest(self, left: Sequence[Place], request: BulkRequest) -> Place:
+        guess = self._estimator.estimate(request.model, request.body)
+        amounts = amounts_of(guess.input_tokens, guess.output_tokens)
+        return min(left, key=lambda place: soonest(place.client.limiter.status(), place.active, amounts))
 
     async def __call__(self, request: BulkRequest) -> tuple[Any, ...]:
         """Ask a row."""
@@ -109,7 +88,7 @@ class Deployments:
         left = [place for place in self._places if place.breaker.stopped is None] or list(self._places)
         records: list[UsageRecord | None] = []
         while True:
-            place = left[0] if len(left) == 1 else min(left, key=_soonest)
+            place = left[0] if len(left) == 1 else self._soonest(left, request)
             left.remove(place)
             place.active += 1
             try:
@@ -129,8 +108,28 @@ class Deployments:
                 place.active -= 1
 
 
-def _soonest(place: Place) -> tuple[float, float, int]:
-    return (*place.wait(), place.active)
+def soonest(status: LimitStatus, active: int, amounts: Amounts) -> tuple[float, float, int]:
+    """How soon a place would answer: the smaller, the better.
+
+    Args:
+        status: of its limits.
+        active: rows that are being asked of it, or wait for its limits.
+        amounts: what a row takes of them. Those that wait there already are taken to be like it.
+
+    Returns:
+        About how many seconds it would wait, how full the place is, and how many are there.
+    """
+    longest, fullest = 0.0, 0.0
+    for pool in status.limits:
+        if pool.max_in_flight is not None:
+            fullest = max(fullest, active / pool.max_in_flight)
+            longest = max(longest, float(active >= pool.max_in_flight))
+        for name, quota in pool.quotas.items():
+            if quota.limit > 0:
+                need = amounts[DIMENSIONS.get(name.partition(" ")[0], REQUESTS)] * (1.0 + pool.waiting)
+                fullest = max(fullest, 1.0 - quota.remaining / quota.limit)
+                longest = max(longest, (need - quota.remaining) * quota.period / quota.limit)
+    return longest, fullest if fullest > 0 else float(active), active
 
 
 def _at(place: Place, request: BulkRequest) -> BulkRequest:

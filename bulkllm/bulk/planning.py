@@ -1,145 +1,37 @@
 """What a run would take, before a cent is spent: rows, tokens, money and time.
 
-What may live here: the estimate. Nothing is sent and no file is written. Tokens are reckoned from characters; if the
-results file already holds answers (of a sample, say), then by what these really used.
+What may live here: a plan put together. Nothing is sent and no file is written. Tokens are reckoned from characters; if
+the results file already holds answers (of a sample, say), then by what these really used.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import os
-from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from math import sqrt
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from .. import models
-from ..client import Client, default_client
+from ..accounting import Amount, Budget
+from ..calls.call import Call
+from ..client import Client
 from ..errors import ConfigError
-from ..limits.estimate import TokenEstimator
-from .intake import Intake, scan
-from .keytable import KeyTable, State
-from .lines import head_of
-from .request import Draft, Shaper
-from .simulate import Ask, seconds_for
+from ..limits import RateLimit, RateLimiter
+from .callers import client_of, places_of
+from .intake import scan
+from .places import Deployment
+from .plans import NOTHING, BudgetPlan, ModelPlan, Plan, Range, Saving
+from .reckoning import AS_ANOTHER, Fate, Reckoning, Rows, known_of
+from .settings import Settings
+from .simulate import Ask, Door, Line, seconds_for
 from .sources import Indexed, Requests, open_source
+from .spent import spent_by
 from .variants import shapers_of
 
-_ENOUGH: Final = 5  # answers of a model that are to be had before its tokens are reckoned from them
-_LEARNT: Final = 5000  # answers that are looked at for it
-_ANSWER: Final = 512.0  # tokens of an answer, where nothing bounds it and none was seen
-_BOUNDS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_FEWEST: Final = 0.6
-_MOST: Final = 1.8
-"""How far the tokens of a prompt may lie from four characters (at the most: bytes) each."""
+__all__ = ["ModelPlan", "Plan", "Range", "plan"]
 
-
-class Range(NamedTuple):
-    """An estimate, and between what the truth should lie; `high` is None where nothing bounds it."""
-
-    low: float
-    likely: float
-    high: float | None
-
-    def __add__(self, other: Any) -> Range:
-        high = None if self.high is None or other.high is None else self.high + other.high
-        return Range(self.low + other.low, self.likely + other.likely, high)
-
-    def times(self, factor: float) -> Range:
-        """The range of so many times the amount."""
-        return Range(self.low * factor, self.likely * factor, None if self.high is None else self.high * factor)
-
-
-_NOTHING: Final = Range(0.0, 0.0, 0.0)
-
-
-@dataclass(slots=True)
-class ModelPlan:
-    """What one model would take.
-
-    Attributes:
-        model: its name.
-        rows: to be asked.
-        input_tokens: of them.
-        output_tokens: of them; without ``max_tokens`` nothing bounds it.
-        cost: US dollars, or None where the price is not known.
-        calibrated: reckoned from real answers in the results file.
-    """
-
-    model: str
-    rows: int = 0
-    input_tokens: Range = _NOTHING
-    output_tokens: Range = _NOTHING
-    cost: Range | None = None
-    calibrated: bool = False
-
-
-@dataclass(slots=True)
-class Plan:
-    """What a run would take.
-
-    Attributes:
-        total: rows of the input; with several models, each row once for each.
-        done: those that the results file has, and that are not asked again.
-        models: the rows to be asked, by model.
-        seconds: until the last answer, under the limits that are configured.
-        limited: whether any limit is configured for these models; if not, the time hangs on the provider alone.
-        seconds_per_answer: what was assumed for one answer, by model: as lately in the results file, or a guess.
-    """
-
-    total: int = 0
-    done: int = 0
-    models: dict[str, ModelPlan] = field(default_factory=dict)
-    seconds: float = 0.0
-    limited: bool = False
-    seconds_per_answer: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def to_ask(self) -> int:
-        """Rows that would be asked."""
-        return sum(model.rows for model in self.models.values())
-
-    @property
-    def input_tokens(self) -> Range:
-        """Of all models."""
-        return sum((model.input_tokens for model in self.models.values()), _NOTHING)
-
-    @property
-    def output_tokens(self) -> Range:
-        """Of all models."""
-        return sum((model.output_tokens for model in self.models.values()), _NOTHING)
-
-    @property
-    def cost(self) -> Range | None:
-        """US dollars for all models, or None where the price of one is not known."""
-        total = _NOTHING
-        for model in self.models.values():
-            if model.cost is None:
-                return None
-            total += model.cost
-        return total
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON has it."""
-
-        def told(value: Range | None) -> dict[str, float | None] | None:
-            return None if value is None else value._asdict()
-
-        return {
-            "total": self.total, "done": self.done, "to_ask": self.to_ask,
-            "input_tokens": told(self.input_tokens), "output_tokens": told(self.output_tokens),
-            "cost": told(self.cost), "seconds": self.seconds, "limited": self.limited,
-            "models": {
-                name: {
-                    "rows": model.rows, "input_tokens": told(model.input_tokens),
-                    "output_tokens": told(model.output_tokens), "cost": told(model.cost),
-                    "calibrated": model.calibrated, "seconds_per_answer": self.seconds_per_answer.get(name),
-                }
-                for name, model in self.models.items()
-            },
-        }  # fmt: skip
+_NOTHING_USED: Final = Amount(0.0, 0.0, 0.0)
+_OF_NO_CONCERN: Final = ("on_result", "handle_signals")
+"""Keywords of a run that are none of its `Settings` and change nothing in a plan."""
 
 
 def plan(
@@ -147,14 +39,8 @@ def plan(
     *,
     model: Any = None,
     output: str | os.PathLike[str] | None = None,
-    max_in_flight: int = 256,
-    endpoint: str | None = None,
-    system: str | None = None,
-    prompt: str | None = None,
-    retry_failed: bool = False,
-    skip_bad: bool = False,
-    limit: int | None = None,
-    sample: int | None = None,
+    deployments: Sequence[Mapping[str, Any]] | None = None,
+    budget: Budget | None = None,
     client: Client | None = None,
     **options: Any,
 ) -> Plan:
@@ -165,202 +51,209 @@ def plan(
         model: as for `run`.
         output: the results file, if there is one already: what is done is not counted, and what its answers took
             makes the estimate better. Run a sample first (``run(..., sample=50)``), then plan.
-        max_in_flight: as for `run`.
-        endpoint: as for `run`.
-        system: as for `run`.
-        prompt: as for `run`.
-        retry_failed: as for `run`.
-        skip_bad: as for `run`.
-        limit: as for `run`.
-        sample: as for `run`.
-        client: whose limits hold; the default one unless given. ``limits`` may be given instead.
-        **options: LiteLLM's, for every row.
+        deployments: as for `run`.
+        budget: as for `run`; then the plan tells for how many rows it lasts.
+        client: whose limits, prices and cache hold; the default one unless given. ``limits`` and ``cache`` may be given
+            instead.
+        **options: the other keywords of `run`, and LiteLLM's, for every row.
 
     Raises:
         ConfigError: an argument is wrong, or the requests can be read only once.
         RequestFileError: a row cannot be understood.
         ImpossibleRequest: a row needs more than a limit's whole quota.
     """
-    limits = options.pop("limits", None)
-    if client is not None and limits is not None:
-        raise ConfigError("client, limits exclude each other: a client has its own limits")
-    client = client or (default_client() if limits is None else Client(limits))
+    for name in _OF_NO_CONCERN:
+        options.pop(name, None)
+    own = {name: options.pop(name) for name in Settings.__dataclass_fields__ if name in options}
+    settings = Settings(model=model, output=output, deployments=deployments, **own)
+    client = client_of(client, options)
     source = open_source(requests)
     if not isinstance(source, Indexed):
         raise ConfigError("planning would use these requests up, for they can be read only once; give a file or a list")
-    table, seen = _known(output)
-    shapers = shapers_of(model, options, endpoint=endpoint, system=system, prompt=prompt)
-    intake = _Reckoning(shapers, table, source.path, seen, retry_failed=retry_failed, skip_bad=skip_bad)
+    known = known_of(output)
+    intake = Reckoning(
+        shapers_of(model, options, endpoint=settings.endpoint, system=settings.system, prompt=settings.prompt),
+        known,
+        source.path,
+        client=client,
+        retry_failed=settings.retry_failed,
+        skip_bad=settings.skip_bad,
+    )
     try:
-        lines = scan(source, intake, limit=limit, stop=lambda: False)
-        if sample is not None:
-            intake.thin(sample, lines)
+        lines = scan(source, intake, limit=settings.limit, stop=lambda: False)
+        intake.look()
+        if settings.sample is not None:
+            intake.thin(settings.sample, lines)
     finally:
         source.close()
-    found = Plan(total=intake.total, done=intake.ok + intake.failed)
-    asks: dict[str, list[Ask]] = {}
-    for name, rows in intake.asked.items():
-        asks[name] = rows.planned(found, name, table)
-    found.limited = any(client.limiter.holds(name) for name in asks)
-    found.seconds = seconds_for(client.limiter.limits, asks, in_flight=max_in_flight)
+    among = places_of(settings)
+    reckoned = [
+        _Reckoned(rows, client, among if pool is not None and pool[0] == model else [])
+        for pool, rows in intake.lines.items()
+    ]
+    found = Plan(total=intake.total, done=intake.ok + intake.failed, changed=intake.changed)
+    for one in reckoned:
+        one.tell(found, known.table.count)
+    found.limited = any(one.limited for one in reckoned if one.asks[Fate.ASKED])
+    found.seconds = _seconds(reckoned, settings)
+    found.resume = _saving(reckoned, settings, Fate.DONE, found.seconds, rows=found.done)
+    found.cache = _saving(reckoned, settings, Fate.KEPT, found.seconds)
+    budget = budget or client.budget
+    if budget is not None:
+        used = _NOTHING_USED if known.path is None else spent_by(known.path, known.table)
+        found.budget = _budget(found, budget, used, str(known.path))
     return found
 
 
-class _Rows:
-    """The rows of one model, as a few numbers each, and what its answers took so far."""
+class _Reckoned:
+    """One line of rows, reckoned up.
 
-    def __init__(self) -> None:
-        self.slots = array("I")
-        self.guessed = array("d")  # tokens of the prompt
-        self.bytes = array("d")  # what they weigh in UTF-8, in fours
-        self.bounds = array("d")  # tokens of the answer at most; 0 where nothing bounds them
-        self.learnt: list[tuple[float, float, float, float]] = []  # guessed, input, output, seconds
+    Attributes:
+        asks: the rows as the limiter would meet them, by what becomes of them.
+        doors: where they are let in.
+        limited: whether a limit is known there.
+        paid: US dollars that rows have cost or would, by what becomes of them; None where one is not known.
+    """
 
-    def note(self, slot: int, draft: Draft, options: Mapping[str, Any]) -> None:
-        """A row that is to be asked."""
-        body = {**options, **draft.own}
-        guess = TokenEstimator().estimate(draft.model, body)
-        bound = next((float(body[name]) for name in _BOUNDS if isinstance(body.get(name), int)), 0.0)
-        self.slots.append(slot)
-        self.guessed.append(guess.input_tokens)
-        self.bytes.append(max(guess.input_tokens, _weight(body) / 4))
-        self.bounds.append(bound * (body["n"] if isinstance(body.get("n"), int) else 1))
-        if draft.operation == "embedding":
-            self.bounds[-1] = -1.0
+    def __init__(self, rows: Rows, client: Client, among: Sequence[Deployment]) -> None:
+        self._rows = rows
+        self.asks: dict[Fate, list[Ask]] = {fate: [] for fate in Fate}
+        self.paid: dict[Fate, float | None] = dict.fromkeys(Fate, 0.0)
+        self._prices = [rows.price]
+        if among:
+            calls = [client.foresee("completion", messages=[], **one.options) for one in among]
+            self._prices = [foreseen.price for foreseen in calls]
+            self.doors = [
+                _door(foreseen.call, [] if one.limits is None else [one.limits], client.limiter)
+                for one, foreseen in zip(among, calls, strict=True)
+            ]
+        else:
+            self.doors = [_door(rows.call, client.limiter.limits, client.limiter)]
 
-    def planned(self, plan: Plan, name: str, table: KeyTable) -> list[Ask]:
-        """Put the rows into a plan; what the limiter would be asked for them."""
-        told = ModelPlan(name, calibrated=len(self.learnt) >= _ENOUGH)
-        inputs, outputs, seconds = self._taken()
-        inputs_low = inputs_likely = inputs_high = outputs_likely = outputs_low = 0.0
-        outputs_high: float | None = 0.0
-        asks = []
-        for at, slot in enumerate(self.slots):
-            if not table.count[slot]:
-                continue
-            told.rows += 1
-            guess, bound = self.guessed[at], self.bounds[at]
-            likely = guess * inputs.likely
-            inputs_low += guess * inputs.low
-            inputs_likely += likely
-            inputs_high += self._high(at, inputs)
-            out = 0.0 if bound < 0 else min(outputs.likely, bound) if bound else outputs.likely
-            outputs_likely += out
-            outputs_low += 0.0 if bound < 0 else min(outputs.low, bound) if bound else outputs.low
-            if outputs_high is not None and bound >= 0:
-                high = min(bound or outputs.high or 0.0, outputs.high or bound)
-                outputs_high = outputs_high + high if bound or outputs.high else None
-            reserved = 0.0 if bound < 0 else bound or outputs.likely
-            asks.append(
-                Ask(guess if not told.calibrated else likely, reserved, likely, out, seconds or 1.0 + out / 100)
-            )
-        told.input_tokens = Range(inputs_low, inputs_likely, inputs_high)
-        told.output_tokens = Range(outputs_low, outputs_likely, outputs_high)
-        told.cost = _cost(name, told)
-        if told.rows:
-            plan.models[name] = told
-            plan.seconds_per_answer[name] = sum(ask.seconds for ask in asks) / len(asks)
-        return asks
-
-    def _high(self, at: int, inputs: Range) -> float:
-        most = self.guessed[at] if len(self.learnt) >= _ENOUGH else self.bytes[at]
-        return most * (inputs.high or 1.0)
-
-    def _taken(self) -> tuple[Range, Range, float | None]:
-        """Real tokens of a prompt for a guessed one, tokens of an answer, and its seconds, by the answers so far."""
-        known = self.learnt
-        if len(known) < _ENOUGH:
-            return Range(_FEWEST, 1.0, _MOST), Range(1.0, _ANSWER, None), None
-        guessed, inputs, outputs = (sum(row[n] for row in known) for n in range(3))
-        ratio = inputs / guessed if guessed else 1.0
-        spread = _spread([row[1] / row[0] for row in known if row[0]])
-        mean = outputs / len(known)
-        around = _spread([row[2] for row in known])
-        latencies = sorted(row[3] for row in known)
-        return (
-            Range(max(0.0, ratio - spread), ratio, ratio + spread),
-            Range(max(0.0, mean - around), mean, mean + around),
-            latencies[len(latencies) // 2] or None,
+    @property
+    def limited(self) -> bool:
+        """Whether any limit is known at any of the doors."""
+        return any(
+            any(limit.matches(door.model) for limit in door.limits)
+            or (door.known is not None and bool(door.known.quotas or door.known.rate))
+            for door in self.doors
         )
 
+    def tell(self, plan: Plan, count: Sequence[int]) -> None:
+        """Put the rows into a plan.
 
-class _Reckoning(Intake):
-    """Meets rows as a run does, and notes what the ones to be asked would take."""
-
-    def __init__(
-        self,
-        shapers: Sequence[Shaper],
-        table: KeyTable,
-        path: Path | None,
-        seen: Mapping[int, tuple[float, float, float]],
-        *,
-        retry_failed: bool,
-        skip_bad: bool,
-    ) -> None:
-        super().__init__(
-            shapers, table, None, path=path, redo_changed=True, retry_failed=retry_failed, skip_bad=skip_bad
-        )
-        self._seen = seen
-        self.asked: dict[str, _Rows] = {}
-
-    def _to_be_asked(self, slot: int, draft: Draft | None, print_: bytes, index: int, number: int) -> bool:
-        ask = super()._to_be_asked(slot, draft, print_, index, number)
-        if draft is not None:
-            name = models.resolve(draft.model, own_endpoint=draft.endpoint is not None)
-            rows = self.asked.setdefault(name, _Rows())
-            if ask:
-                rows.note(slot, draft, self._shapers[number].options)
-            elif slot in self._seen:
-                body = {**self._shapers[number].options, **draft.own}
-                rows.learnt.append((TokenEstimator().estimate(name, body).input_tokens, *self._seen[slot]))
-        return ask
-
-
-def _known(output: str | os.PathLike[str] | None) -> tuple[KeyTable, dict[int, tuple[float, float, float]]]:
-    """What a results file knows of rows, and input tokens, output tokens and seconds of some of its answers."""
-    table = KeyTable()
-    seen: dict[int, tuple[float, float, float]] = {}
-    path = None if output is None else Path(output)
-    if path is None or not path.exists():
-        return table, seen
-    with path.open("rb", buffering=1 << 20) as file:
-        for line in file:
-            head = head_of(line)
-            if head is None:
+        Args:
+            plan: what to put them into.
+            count: by slot, whether a row is among those that are wanted.
+        """
+        rows = self._rows
+        inputs, outputs = rows.habits.inputs(), rows.habits.outputs()
+        input_tokens, output_tokens = NOTHING, NOTHING
+        for at, (slot, ask) in enumerate(zip(rows.slots, rows.asks(), strict=True)):
+            if not count[slot]:
                 continue
-            slot = table.find(head.key)
-            if slot < 0:
-                slot = table.add(head.key)
-            table.set_fingerprint(slot, head.fingerprint)
-            table.state[slot], table.index[slot] = head.state, head.position
-            if head.state == State.OK and len(seen) < _LEARNT:
-                about = json.loads(line)["bulkllm"]
-                usage = about.get("usage") or {}
-                if usage.get("input_tokens"):
-                    tokens = float(usage["input_tokens"]), float(usage.get("output_tokens", 0))
-                    seen[slot] = (*tokens, float(about.get("latency", 0.0)))
-    return table, seen
+            fate = Fate(rows.fates[at])
+            self.asks[fate].append(ask)
+            taken = rows.inputs(at, inputs), rows.outputs(at, outputs)
+            if fate is Fate.ASKED:
+                input_tokens += taken[0]
+                output_tokens += taken[1]
+            else:
+                self._pay(fate, rows.paid[at], taken)
+        asked = self.asks[Fate.ASKED]
+        if asked:
+            self._tell(plan, len(asked), input_tokens, output_tokens)
+            seconds = plan.seconds_per_answer
+            mean = sum(ask.seconds for ask in asked) / len(asked)
+            before = plan.models[rows.model].rows - len(asked)
+            seconds[rows.model] = (seconds.get(rows.model, 0.0) * before + mean * len(asked)) / (before + len(asked))
+
+    def _tell(self, plan: Plan, count: int, input_tokens: Range, output_tokens: Range) -> None:
+        model = plan.models.get(self._rows.model)
+        cost = self._cost(input_tokens, output_tokens)
+        if model is None:
+            model = plan.models[self._rows.model] = ModelPlan(self._rows.model, cost=NOTHING)
+        model.rows += count
+        model.calibrated = self._rows.habits.calibrated
+        model.input_tokens += input_tokens
+        model.output_tokens += output_tokens
+        model.cost = None if cost is None or model.cost is None else model.cost + cost
+
+    def _pay(self, fate: Fate, paid: float, taken: tuple[Range, Range]) -> None:
+        """Count what a row has cost that need not be asked, or would."""
+        if paid == AS_ANOTHER:
+            cost = self._cost(*taken)
+            paid = math.nan if cost is None else cost.likely
+        so_far = self.paid[fate]
+        self.paid[fate] = None if so_far is None or math.isnan(paid) else so_far + paid
+
+    def _cost(self, input_tokens: Range, output_tokens: Range) -> Range | None:
+        """US dollars; at several places by the mean of their prices."""
+        prices = [price for price in self._prices if price is not None]
+        if len(prices) < len(self._prices):
+            return None
+        given, taken = (sum(price[part] for price in prices) / len(prices) for part in (0, 1))
+        return input_tokens.times(given) + output_tokens.times(taken)
 
 
-def _cost(name: str, told: ModelPlan) -> Range | None:
-    try:
-        prices = models.get(name).prices
-    except ConfigError:  # a name that nobody knows has no price either
-        return None
-    given, taken = prices.get("input_cost_per_token"), prices.get("output_cost_per_token")
-    if given is None or taken is None:
-        return None
-    return told.input_tokens.times(float(given)) + told.output_tokens.times(float(taken))
+def _door(call: Call, limits: Sequence[RateLimit], limiter: RateLimiter) -> Door:
+    known = None if call.origin is None else limiter.remembered(call.model, call.origin)
+    return Door(call.model, limits, call.origin, known)
 
 
-def _weight(body: Mapping[str, Any]) -> float:
-    """Bytes of a request's text."""
-    return float(len(json.dumps(body.get("messages", body.get("input")), ensure_ascii=False, default=str).encode(
-        "utf-8", "surrogatepass")))  # fmt: skip
+def _seconds(reckoned: Sequence[_Reckoned], settings: Settings, *more: Fate) -> float:
+    """Seconds that a run takes which asks those that are to be asked, and more."""
+    lines = [
+        Line(one.doors, [ask for fate in (Fate.ASKED, *more) for ask in one.asks[fate]]) for one in reckoned
+    ]  # fmt: skip
+    return seconds_for(lines, in_flight=settings.max_in_flight)
 
 
-def _spread(values: Sequence[float]) -> float:
-    """How far a mean over many rows may lie from that of these: four times its standard error, and a twentieth."""
-    mean = sum(values) / len(values)
-    deviation = sqrt(sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1))
-    return 4 * deviation / sqrt(len(values)) + mean / 20
+def _saving(
+    reckoned: Sequence[_Reckoned], settings: Settings, fate: Fate, seconds: float, *, rows: int | None = None
+) -> Saving:
+    """What is saved by not asking rows of this fate; ``rows`` if more of them are known than can be reckoned."""
+    count = sum(len(one.asks[fate]) for one in reckoned)
+    if not (count or rows):
+        return Saving()
+    paid = [one.paid[fate] for one in reckoned]
+    cost = None if None in paid else math.fsum(part for part in paid if part is not None)
+    return Saving(rows or count, cost, max(0.0, _seconds(reckoned, settings, fate) - seconds))
+
+
+def _budget(plan: Plan, budget: Budget, used: Amount, source: str) -> BudgetPlan:
+    """How far a budget goes. What it has counted of the results file already is not counted again."""
+    spent = Amount(
+        *(
+            before + max(0.0, own - known)
+            for before, own, known in zip(budget.spent, used, budget.carried(source), strict=True)
+        )
+    )
+    tokens = plan.input_tokens + plan.output_tokens
+    wanted = {
+        "cost": (budget.max_cost, spent.cost, plan.cost if budget.unpriced == "error" or plan.cost else NOTHING),
+        "tokens": (budget.max_tokens, spent.tokens, tokens),
+        "requests": (budget.max_requests, spent.requests, Range(*[float(plan.to_ask)] * 3)),
+    }
+    rows: Range | None = Range(*[float(plan.to_ask)] * 3)
+    for most, gone, wants in wanted.values():
+        if most is None or rows is None:
+            continue
+        rows = None if wants is None else _least(rows, _affordable(plan.to_ask, most - gone, wants))
+    left = None if budget.max_cost is None else max(0.0, budget.max_cost - spent.cost)
+    return BudgetPlan(spent.cost, left, rows)
+
+
+def _affordable(rows: int, left: float, wants: Range) -> Range:
+    """How many rows are paid by what is left, if all of them together want so much."""
+
+    def share(amount: float | None) -> float:
+        if amount is None:
+            return 0.0
+        return float(rows) if amount <= left else math.floor(rows * max(0.0, left) / amount)
+
+    return Range(share(wants.high), share(wants.likely), share(wants.low))
+
+
+def _least(one: Range, other: Range) -> Range:
+    return Range(min(one.low, other.low), min(one.likely, other.likely), min(one.high or 0.0, other.high or 0.0))

@@ -239,7 +239,7 @@ def _job(
         requests,
         settings,
         options,
-        call=asked(inner, settings, options, client),
+        call=asked(inner, settings, options),
         emit=_emit(on_result, settings.on_error),
         keep=keep,
         budget=budget,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..accounting import Amount
@@ -15,6 +16,7 @@ from .lines import head_of
 
 if TYPE_CHECKING:
     from .journal import Journal
+    from .keytable import KeyTable
 
 _ABOUT: Final = b'"bulkllm":'
 _NOTHING: Final = Amount(0.0, 0.0, 0.0)
@@ -22,9 +24,13 @@ _NOTHING: Final = Amount(0.0, 0.0, 0.0)
 
 def spent_in(journal: Journal) -> Amount:
     """What all rows of a results file have used: with what may have been charged for attempts that nobody knows of."""
+    return spent_by(journal.path, journal.table)
+
+
+def spent_by(path: Path, table: KeyTable) -> Amount:
+    """The same of a file that nobody has opened; the table knows where each row's latest line begins."""
     total, begin = _NOTHING, 0
-    table = journal.table
-    with journal.path.open("rb", buffering=1 << 20) as file:
+    with path.open("rb", buffering=1 << 20) as file:
         for line in file:
             head = head_of(line)
             if head is not None and table.place[table.find(head.key)] == begin:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import sqlite3
 import tempfile
@@ -126,6 +127,14 @@ class Cache:
         if flush:
             await self._writers.submit(())
         return found
+
+    def costs(self, keys: Sequence[str]) -> dict[str, float | None]:
+        """Which of these keys have an answer, and what each cost, None where that is not known. Counts as no use."""
+        rows, missing = self._at_hand(keys)
+        if missing and self._disk is not None:
+            rows |= self._disk.read(missing)
+        oldest = -math.inf if self._max_age is None else self._clock() - self._max_age
+        return {key: row.cost for key, row in rows.items() if row.created >= oldest}
 
     def put(self, key: str, value: Mapping[str, Any], *, cost: float | None, kind: str) -> bool:
         """Keep an answer; when this returns True it is in the file, and survives the process.

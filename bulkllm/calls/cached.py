@@ -35,7 +35,6 @@ from ..caching import (
     kind_of,
     replay_chunks,
     replay_events,
-    request_key,
     thaw_response,
 )
 from .account import Account, attach_record
@@ -44,6 +43,7 @@ from .call import Call
 from .effects import Effect, Load, Lookup, Store
 from .flow import call_flow
 from .following import flight_key, follow, price_of, raise_if_shared, recorded
+from .keys import keys_of
 from .lane import Answer
 from .parts import Parts
 from .replay import ReplayedStream
@@ -67,10 +67,10 @@ def cached_flow(parts: Parts, call: Call, cache: Cache, *, namespace: str | None
     """
     if call.operation == "embedding":
         return (yield from cached_embedding_flow(parts, call, cache, namespace=namespace, sample=sample))
-    where = cache.namespace if namespace is None else namespace
-    key = request_key(call.operation, call.model, None, call.options, namespace=where, sample=sample)
-    if key is None:
+    keys = keys_of(call, cache, namespace=namespace, sample=sample)
+    if not keys:
         return (yield from call_flow(parts, call))
+    key = keys[0]
     account = Account(call, parts.trackers, parts.clock)
     yield Load(parts.lane)
     failures = 0

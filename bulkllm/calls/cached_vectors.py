@@ -24,7 +24,6 @@ from ..caching import (
     SingleFlight,
     embedding_items,
     is_vector,
-    item_keys,
     join_embedding,
     split_embedding,
 )
@@ -33,6 +32,7 @@ from .call import Call
 from .effects import Effect, Load, LookupMany, Store
 from .flow import call_flow
 from .following import flight_key, follow, price_of, raise_if_shared, recorded
+from .keys import keys_of
 from .lane import Answer
 from .parts import Parts
 
@@ -47,15 +47,10 @@ def cached_embedding_flow(
     parts: Parts, call: Call, cache: Cache, *, namespace: str | None = None, sample: int = 0
 ) -> Flow:
     """As :func:`.cached.cached_flow`, for embeddings."""
-    given = call.options.get("input")
-    if not isinstance(given, str | list | tuple) or not given:
+    keys = keys_of(call, cache, namespace=namespace, sample=sample)
+    if not keys:
         return (yield from call_flow(parts, call))
-    items = embedding_items(given)
-    shared = {name: value for name, value in call.options.items() if name != "input"}
-    where = cache.namespace if namespace is None else namespace
-    keys = item_keys(call.operation, call.model, None, shared, items, namespace=where, sample=sample)
-    if keys is None:
-        return (yield from call_flow(parts, call))
+    items = embedding_items(call.options["input"])
     account = Account(call, parts.trackers, parts.clock)
     yield Load(parts.lane)
     known: Known = {}

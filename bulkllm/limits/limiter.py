@@ -24,6 +24,7 @@ from .core import Core
 from .discovery import Closing, Discovered, Word
 from .lanes import TURNED_AWAY, Lane, Ticket, Waiter
 from .learned import LearnedLimits
+from .learned import LearnedLimits
 from .memory import DEFAULT_MEMORY, LimitMemory
 from .origin import Origin
 from .pool import Amounts
@@ -210,6 +211,10 @@ class RateLimiter:
         seconds = max(0.0, closing.until - self._clock())
         until = datetime.fromtimestamp(round(time.time() + seconds), UTC)
         return QuotaExhausted(model, closing.quota, until, seconds)
+
+    def remembered(self, model: str, origin: Origin) -> LearnedLimits | None:
+        """What is known of a model's limits from the answers to earlier calls, if it may still be believed."""
+        return None if self._memory is None else self._memory.recall(origin, model)
 
     def _lane(self, model: str, origin: Origin | None = None) -> Lane:
         lane = self._core.known_lanes.get(model if origin is None else (model, origin))

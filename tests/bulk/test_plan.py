@@ -1,44 +1,124 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bulkllm.bulk import plan, run
-from bulkllm.bulk.simulate import Ask, seconds_for
+from bulkllm.bulk.simulate import Ask, Door, Line, seconds_for
 from bulkllm.errors import ConfigError, ImpossibleRequest, RequestFileError
 from bulkllm.limits import RateLimit
+from bulkllm.limits.estimate import Size
+from bulkllm.limits.learned import LearnedLimits, LearnedQuota
+from bulkllm.limits.origin import origins
 from bulkllm.testing import FakeProvider
 
 PROMPTS = [f"Tell me all that you know of the number {number}, please." for number in range(200)]
 
 
-def ask(tokens: float = 100, seconds: float = 0.5) -> Ask:
-    return Ask(tokens, tokens, tokens, tokens / 2, seconds)
+ORIGIN = origins.of("openai", {"api_base": "http://127.0.0.1:9/v1", "api_key": "sk-x"})
+
+
+def asks(count: int, *, bound: float | None = 100, output: float = 50, seconds: float = 0.5) -> list[Ask]:
+    """Requests of 100 tokens, with answers of 50."""
+    return [Ask(Size(384, 1, bound, False), 100, output, seconds)] * count
+
+
+def simulated(
+    limits: Sequence[RateLimit], lines: Mapping[str, list[Ask]], *, in_flight: int = 500, known: Any = None
+) -> float:
+    return seconds_for(
+        [Line([Door(model, limits, ORIGIN, known)], line) for model, line in lines.items()], in_flight=in_flight
+    )
 
 
 def test_time_is_what_the_limits_leave() -> None:
-    line = [ask()] * 700
-    assert seconds_for([RateLimit("*", rpm=600, burst=100)], {"m": line}, in_flight=500) == pytest.approx(
-        60.4, rel=0.01
-    )
-    assert seconds_for([], {"m": line}, in_flight=70) == pytest.approx(5.0)
-    # 200 tokens are reserved and 150 used: 12,000 at once, then 200 a second.
-    by_tokens = seconds_for([RateLimit("*", tpm=12_000)], {"m": line}, in_flight=500)
-    assert by_tokens == pytest.approx((700 * 150 - 12_000) / 200, rel=0.03)
-    two = {"m": [ask()] * 1000, "slow": [ask()] * 50}
-    limits = [RateLimit("m", rpm=600, burst=1), RateLimit("slow", rpm=30, burst=1)]
-    assert seconds_for(limits, two, in_flight=10) == pytest.approx(100, rel=0.02)
-    shared = seconds_for([RateLimit("*", rpm=600, burst=1)], two, in_flight=10)
-    assert shared == pytest.approx(105, rel=0.02)
+    line = asks(700)
+    assert simulated([RateLimit("*", rpm=600, burst=100)], {"m": line}) == pytest.approx(60.5, rel=0.01)
+    # Where no limit is known, 16 go at first, and twice as many after each answer: a second more than ten rounds of 70.
+    assert simulated([], {"m": line}, in_flight=70) == pytest.approx(6.0, rel=0.05)
+    # What is charged in the end counts, and not what was reserved: 12,000 at once, then 200 a second.
+    by_tokens = simulated([RateLimit("*", tpm=12_000, window="bucket")], {"m": line})
+    assert by_tokens == pytest.approx((700 * 150 - 12_000) / 200, rel=0.01)
+    by_output = simulated([RateLimit("*", otpm=6000, window="bucket")], {"m": line})
+    assert by_output == pytest.approx((700 * 50 - 6000) / 100, rel=0.01)
+    by_room = simulated([RateLimit("*", max_in_flight=7)], {"m": line})
+    assert by_room == pytest.approx(50, rel=0.01)
     with pytest.raises(ImpossibleRequest):
-        seconds_for([RateLimit("*", tpm=100)], {"m": line}, in_flight=5)
+        simulated([RateLimit("*", tpm=100)], {"m": line}, in_flight=5)
+
+
+def test_a_provider_that_charges_the_bound_is_charged_the_bound() -> None:
+    """OpenAI counts the larger of prompt and max_tokens, whatever the answer's length; Anthropic what was produced."""
+    limits = [RateLimit("*", tpm=12_000)]
+    at_openai = Line([Door("openai/m", limits, origins.of("openai", {"api_key": "sk-x"}))], asks(700, bound=300))
+    assert seconds_for([at_openai], in_flight=500) == pytest.approx((700 * 300 - 12_000) / 200, rel=0.01)
+    at_anthropic = Line(
+        [Door("anthropic/m", limits, origins.of("anthropic", {"api_key": "sk-x"}))], asks(700, bound=300)
+    )
+    assert seconds_for([at_anthropic], in_flight=500) == pytest.approx((700 * 150 - 12_000) / 200, rel=0.01)
+
+
+def test_a_window_that_is_known_is_waited_for() -> None:
+    line = asks(150)
+    limits = [RateLimit("*", rpm=100, window="sliding")]
+    assert simulated(limits, {"m": line}) == pytest.approx(61, abs=2)
+
+
+def test_a_limit_of_which_nobody_knows_how_it_counts_takes_no_longer_than_a_bucket() -> None:
+    """The provider is asked, and its answers are taken to say that it keeps a bucket."""
+    line = asks(300)
+    bucket = simulated([RateLimit("*", rpm=200, window="bucket")], {"m": line})
+    assert simulated([RateLimit("*", rpm=200)], {"m": line}) == pytest.approx(bucket, abs=5)
+
+
+def test_models_side_by_side() -> None:
+    two = {"m": asks(1000), "slow": asks(50)}
+    limits = [RateLimit("m", rpm=600, burst=1), RateLimit("slow", rpm=30, burst=1)]
+    assert simulated(limits, two, in_flight=10) == pytest.approx(100, rel=0.02)
+    assert simulated([RateLimit("*", rpm=600, burst=1)], two, in_flight=10) == pytest.approx(105, rel=0.02)
+
+
+def test_places_share_the_rows_by_what_each_has_left() -> None:
+    doors = [
+        Door("m", [RateLimit("*", rpm=600, burst=1)], ORIGIN),
+        Door("m", [RateLimit("*", rpm=300, burst=1)], ORIGIN),
+    ]
+    assert seconds_for([Line(doors, asks(900))], in_flight=100) == pytest.approx(60, rel=0.02)
+    by_tokens = [
+        Door("m", [RateLimit("*", tpm=60_000, window="bucket", period=30)], ORIGIN),
+        Door("m", [RateLimit("*", tpm=30_000, window="bucket", period=30)], ORIGIN),
+    ]
+    expected = (3000 * 150 - 90_000) / 3000
+    assert seconds_for([Line(by_tokens, asks(3000))], in_flight=500) == pytest.approx(expected, rel=0.03)
+
+
+def test_limits_that_an_earlier_run_has_learned_hold() -> None:
+    now = datetime.now(UTC)
+    known = LearnedLimits(
+        scope=ORIGIN.scope, endpoint="", provider="openai", model="m", quotas={"rpm": LearnedQuota(600)},
+        window="bucket", learned_at=now, expires_at=now + timedelta(days=1),
+    )  # fmt: skip
+    assert simulated([], {"m": asks(1200)}, known=known) == pytest.approx(60.5, rel=0.01)
+    felt = replace(known, quotas={}, rate=10.0)
+    assert simulated([], {"m": asks(1200)}, known=felt) == pytest.approx(120, rel=0.01)
+
+
+def test_calls_go_one_after_the_other_through_this_process() -> None:
+    """However little an answer takes, and however many may be under way."""
+    assert simulated([], {"m": asks(2000, seconds=0.001)}) == pytest.approx(2000 * 0.003, rel=0.05)
 
 
 def test_many_rows_go_on_at_the_pace_of_the_first() -> None:
-    seconds = seconds_for([RateLimit("*", rpm=60_000, burst=1)], {"m": [ask(1, 0.1)] * 100_000}, in_flight=256)
-    assert seconds == pytest.approx(100, rel=0.01)
+    seconds = simulated([RateLimit("*", rpm=6_000, burst=1)], {"m": asks(100_000, seconds=0.1)}, in_flight=256)
+    assert seconds == pytest.approx(1000, rel=0.01)
+    # Here the bucket lasts longer than the rows that are simulated; then it is 250 a second, and not 333.
+    seconds = simulated([RateLimit("*", rpm=15_000)], {"m": asks(100_000, seconds=0.1)}, in_flight=256)
+    assert seconds == pytest.approx((100_000 - 15_000) / 250, rel=0.03)
 
 
 def test_rows_tokens_and_money() -> None:
