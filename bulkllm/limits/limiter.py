@@ -24,7 +24,6 @@ from .core import Core
 from .discovery import Closing, Discovered, Word
 from .lanes import TURNED_AWAY, Lane, Ticket, Waiter
 from .learned import LearnedLimits
-from .learned import LearnedLimits
 from .memory import DEFAULT_MEMORY, LimitMemory
 from .origin import Origin
 from .pool import Amounts
@@ -193,10 +192,6 @@ class RateLimiter:
     def counts_tokens(self, model: str, origin: Origin | None = None) -> bool:
         """Whether any limit of a model counts tokens, so that an estimate is worth making. Cheap."""
         return self._lane(model, origin).counts_tokens
-
-    def remembered(self, model: str, origin: Origin) -> LearnedLimits | None:
-        """What is known of a model's limits from the answers to earlier calls, if it may still be believed."""
-        return None if self._memory is None else self._memory.recall(origin, model)
 
     def exhausted(self, model: str, origin: Origin | None, patience: float = 0.0) -> QuotaExhausted | None:
         """The error for a call now, if a quota of a day or longer is spent and it does not wait so long. Cheap."""
