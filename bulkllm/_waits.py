@@ -64,6 +64,9 @@ _MEANING: Final[Mapping[str, tuple[str, str]]] = {
     ),
 }
 
+# What a provider's refusal calls a quota of a day that is spent.
+_DAYS: Final = {"requests per day": "rpd", "tokens per day": "tpd"}
+
 _WORTH_SAYING: Final = 0.1
 """What takes a smaller share of the time than this is not spoken of."""
 _NAMED: Final = 3  # limits that a sentence names
@@ -72,6 +75,7 @@ _NAMED: Final = 3  # limits that a sentence names
 def kind_of(reason: str) -> str:
     """What a reason's time went on, whichever limit it was."""
     kind = reason.partition(_OF)[0]
+    kind = _DAYS.get(kind, kind)
     return "burst" if kind.endswith(" burst") else kind
 
 

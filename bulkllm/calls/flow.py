@@ -22,7 +22,7 @@ from ..limits import Reservation
 from ..limits.estimate import Estimate
 from .account import Account, attach_record, attach_to_error
 from .call import Call
-from .effects import Effect, HoldBudget, Load, Send, Sleep
+from .effects import Count, Effect, HoldBudget, Load, Send, Sleep
 from .fold import guessed_usage
 from .hearing import word_of_answer
 from .parts import Parts
@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 Flow = Generator[Effect, Any, Any]
 
 _NOTHING: Final = Estimate(0, 0, 0)
+
+# The errors' own texts are left out: they may hold the prompt.
+_TRIED_AGAIN: Final = "attempt %d of a call to %s failed (%s: %s), the next one comes in %.3g s"
+_GIVEN_UP: Final = "attempt %d of a call to %s failed (%s: %s), and is not tried again"
 
 
 def call_flow(parts: Parts, call: Call, account: Account | None = None) -> Flow:
@@ -66,6 +70,8 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
     budgets = in_order(*active_budgets(), *(() if parts.budget is None else (parts.budget,)))
     yield Load(parts.lane)
     estimate = _estimate(parts, call, needed=bool(budgets))
+    if parts.counter is not None and estimate is not _NOTHING:
+        estimate = estimate.counted((yield Count(parts.counter, call)))
     account.expect = lambda usage: _expected(parts, call, estimate, usage)
     failed: Exception | None = None
     refused = False
@@ -144,12 +150,14 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
             continue  # the limiter knows until when, and whether this call waits so long
         delay = None if spent else call.retry.decide(failure, account.attempts - spared, account.elapsed)
         if delay is None or (call.deadline is not None and account.elapsed + delay >= call.deadline):
+            logger.debug(_GIVEN_UP, account.attempts, call.model, failure.kind, type(failed).__name__)
             try:
                 raise failed
             finally:
                 failed = None  # or the error's traceback would hold this frame, and this frame the error
         if failure.kind == "rate_limit" and failure.retry_after is not None and call.origin is not None:
             continue  # the limiter knows until when nothing goes, and this one stands in front
+        logger.debug(_TRIED_AGAIN, account.attempts, call.model, failure.kind, type(failed).__name__, delay)
         began = parts.clock()
         try:
             yield Sleep(delay)

@@ -68,7 +68,9 @@ def reserve(
         yield Reserve(reservation)
     finally:
         if reservation.waited:
-            account.wait(reservation.waited_for or LIMITS, reservation.waited)
+            reason = reservation.waited_for or LIMITS
+            account.wait(reason, reservation.waited)
+            logger.debug("a call to %s waited %.3g s for %s", call.model, reservation.waited, reason)
     return reservation
 
 
@@ -122,7 +124,6 @@ def hear_failure(parts: Parts, call: Call, failure: Failure, error: Exception, t
     if word is None or word.spent is None:
         tell(word=word)
         return False
-    before = parts.limiter.exhausted(call.model, call.origin)
     tell(word=word)
     spent = word.spent
     exhausted = parts.limiter.exhausted(call.model, call.origin)
@@ -130,8 +131,6 @@ def hear_failure(parts: Parts, call: Call, failure: Failure, error: Exception, t
         seconds = UNTOLD if spent.seconds is None else spent.seconds
         until = datetime.now(UTC) + timedelta(seconds=seconds)
         exhausted = QuotaExhausted(call.model, spent.quota, until, seconds)
-    if before is None:
-        logger.warning("%s", exhausted.problem)
     attach_quota(error, exhausted)
     return True
 

@@ -25,6 +25,7 @@ from .discovery import Closing, Discovered, Word
 from .lanes import TURNED_AWAY, Lane, Ticket, Waiter
 from .learned import LearnedLimits
 from .memory import DEFAULT_MEMORY, LimitMemory
+from .notices import Notices
 from .origin import Origin
 from .pool import Amounts
 from .reservation import HEARD, PASS_OVER, SENT, SETTLE, STAMP, Reservation, amounts_of
@@ -85,6 +86,7 @@ class RateLimiter:
         self._core = self._new_core()
         self._lock = threading.Lock()
         self._news: deque[_News] = deque()
+        self._notices = Notices()
         self._alarm = Alarm(clock, self._ring, self._may_end)
         _limiters.add(self)
 
@@ -174,6 +176,7 @@ class RateLimiter:
             core.due(now)
             status = status_of(core, model, now)
         self._after()
+        self._notices.say()
         return status
 
     def close(self) -> None:
@@ -193,6 +196,10 @@ class RateLimiter:
         """Whether any limit of a model counts tokens, so that an estimate is worth making. Cheap."""
         return self._lane(model, origin).counts_tokens
 
+    def remembered(self, model: str, origin: Origin) -> LearnedLimits | None:
+        """What is known of a model's limits from the answers to earlier calls, if it may still be believed."""
+        return None if self._memory is None else self._memory.recall(origin, model)
+
     def exhausted(self, model: str, origin: Origin | None, patience: float = 0.0) -> QuotaExhausted | None:
         """The error for a call now, if a quota of a day or longer is spent and it does not wait so long. Cheap."""
         lane = self._core.known_lanes.get(model if origin is None else (model, origin))
@@ -206,10 +213,6 @@ class RateLimiter:
         seconds = max(0.0, closing.until - self._clock())
         until = datetime.fromtimestamp(round(time.time() + seconds), UTC)
         return QuotaExhausted(model, closing.quota, until, seconds)
-
-    def remembered(self, model: str, origin: Origin) -> LearnedLimits | None:
-        """What is known of a model's limits from the answers to earlier calls, if it may still be believed."""
-        return None if self._memory is None else self._memory.recall(origin, model)
 
     def _lane(self, model: str, origin: Origin | None = None) -> Lane:
         lane = self._core.known_lanes.get(model if origin is None else (model, origin))
@@ -279,6 +282,8 @@ class RateLimiter:
         """Hand in news without ever waiting; safe in a finaliser."""
         self._news.append((what, ticket, actual, word))
         self._after()
+        if word is not None and self._notices.unsaid:  # whoever brings an answer's word is no finaliser
+            self._notices.say()
 
     def _settle(self, ticket: Ticket, actual: Amounts | None, word: Word | None) -> None:
         """Hand in the end of a reservation, as :meth:`_post` does; at once where nothing stands in the way."""
@@ -315,14 +320,18 @@ class RateLimiter:
                     core.heard(ticket, now, word)
             else:
                 core.pass_over(ticket, now)
-            if word is not None and (discovered := ticket.lane.discovered) is not None and discovered.news:
-                self._learned(discovered)
+            if word is not None and (discovered := ticket.lane.discovered) is not None:
+                if discovered.news:
+                    self._learned(discovered, now)
+                if word.verdict != "let in":
+                    self._notices.hindered(discovered, word, now)
         if core.waiting:
             self._alarm.forward(core.next_alarm())
 
-    def _learned(self, discovered: Discovered) -> None:
-        """With the lock: have something remembered. Writing is not done here."""
+    def _learned(self, discovered: Discovered, now: float) -> None:
+        """With the lock: have something remembered, and told. Writing is not done here."""
         discovered.news = False
+        self._notices.learned(discovered, now)
         if self._memory is not None:
             self._memory.note(discovered.origin, discovered.name, discovered.knowledge())
 
@@ -355,6 +364,7 @@ class RateLimiter:
             self._core.due(self._clock())
             self._alarm.reset(self._core.next_alarm())
         self._after()
+        self._notices.say()
 
     def _may_end(self) -> bool:
         """In the alarm's thread: whether it may end, since nobody waits."""
@@ -378,6 +388,7 @@ class RateLimiter:
         """In a child process: whoever held the lock or waited stayed in the parent."""
         self._lock = threading.Lock()
         self._news.clear()
+        self._notices = Notices()
         self._core.forget_waiters()
         self._keeper = None if self._keeper is None else self._keeper.successor()
         self._core = self._new_core()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,8 @@ from bulkllm import (
 from bulkllm.calls import record_of, record_of_error
 from bulkllm.calls.cached import cached_flow
 from bulkllm.calls.call import Call
-from bulkllm.calls.effects import Follow, HoldBudget, Load, Lookup, Reserve, Send, Sleep
+from bulkllm.calls.counting import TokenCounter
+from bulkllm.calls.effects import Count, Follow, HoldBudget, Load, Lookup, Reserve, Send, Sleep
 from bulkllm.calls.failure import Failure
 from bulkllm.calls.flow import call_flow
 from bulkllm.calls.fold import StreamFold
@@ -857,3 +860,57 @@ def test_waiting_for_money_is_told_as_such() -> None:
         flow.send(good())
     record = record_of(done.value.value)
     assert (record.waited, record.waits) == (7.0, {"budget": 7.0})
+
+
+# -- what it says in the log ---------------------------------------------------------------------------------
+
+
+def test_attempts_and_waits_are_for_those_who_look_closely_and_hold_no_prompt(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(RateLimiter(RateLimit(rpm=1200, burst=1, name="the limit")))
+    prompt = [{"role": "user", "content": "a secret"}]
+    asked = call(options={"messages": prompt, "api_key": "sk-hidden"}, retry=RetryPolicy(max_attempts=2, base_delay=0))
+    with caplog.at_level(logging.DEBUG, "bulkllm"), pytest.raises(ProviderError):
+        world.play(asked, SERVER, SERVER)
+    told = [record.getMessage() for record in caplog.records]
+    assert {record.levelno for record in caplog.records} == {logging.DEBUG}
+    assert told[0].startswith(f"attempt 1 of a call to {MODEL} failed (server: ProviderError), the next one comes in ")
+    assert re.fullmatch(rf"a call to {MODEL} waited [\d.e-]+ s for rpm of the limit", told[1])
+    assert told[2] == f"attempt 2 of a call to {MODEL} failed (server: ProviderError), and is not tried again"
+    assert "secret" not in caplog.text
+    assert "hidden" not in caplog.text
+
+
+def test_a_call_that_goes_well_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "bulkllm"):
+        World(**LIMITS).play(call(), good())
+    assert caplog.records == []
+
+
+# -- counting instead of guessing ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("counted", "reserved"), [(900, 1000), (None, 202)])
+def test_a_prompt_is_counted_where_that_was_asked_for(counted: int | None, reserved: float) -> None:
+    class Counter(TokenCounter):
+        def count(self, call: Call) -> int | None:
+            return counted
+
+    world = World(**LIMITS)
+    world.parts = replace(world.parts, counter=Counter())
+    flow = call_flow(world.parts, call())
+    effect: Any = next(flow)
+    kinds = []
+    while not isinstance(effect, Send):
+        kinds.append(type(effect))
+        effect = flow.send(effect.perform() if isinstance(effect, Count) else world._perform(effect, iter(()), 0.0))
+    assert kinds == [Load, Count, Reserve]
+    assert 6000 - world.remaining("tpm") == pytest.approx(reserved, abs=5)
+    flow.close()
+
+
+def test_nothing_is_counted_where_no_limit_counts_tokens() -> None:
+    world = World(rpm=60)
+    world.parts = replace(world.parts, counter=TokenCounter())
+    world.play(call(), good())  # which knows no effect of that kind
