@@ -1,11 +1,11 @@
 """What bulkllm adds to a call: acompletion's throughput beside bare LiteLLM's, on one loopback server, in one process.
 
-Each round runs both, in an order that is swapped from round to round, with garbage collected in between; the figure is
-the geometric mean of the rounds' ratios. Bare LiteLLM against itself by the same method shows the method's own error,
-and must lie within 0.03 of 1; where it does not, the machine is too busy, and only the ratio by CPU time counts.
-More rounds make the figures steadier.
+Many short rounds run both, in an order that is swapped from round to round, with garbage collected in between; the
+figure is the median of the rounds' ratios, with the middle half of them, so that a neighbour who takes the processor
+for a second spoils a round and not the figure. Bare LiteLLM against itself by the same method shows the method's own
+error, and must lie within 0.03 of 1; where it does not, the machine is too busy, and only the ratio by CPU time counts.
 
-    python benchmarks/overhead.py [--rounds 12] [--calls 200] [--in-flight 20]
+    python benchmarks/overhead.py [--rounds 40] [--calls 80] [--in-flight 20]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import math
+import statistics
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -41,12 +41,8 @@ async def throughput(complete: Complete, base: str, calls: int, in_flight: int) 
     return calls / (time.perf_counter() - began), calls / (time.process_time() - worked)
 
 
-def geometric_mean(values: list[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
-
-
 async def compare(name: str, ours: Complete, theirs: Complete, base: str, options: argparse.Namespace) -> None:
-    """Print the geometric means of ours/theirs."""
+    """Print the medians of ours/theirs."""
     by_time, by_cpu = [], []
     for number in range(options.rounds):
         pair = (ours, theirs) if number % 2 else (theirs, ours)
@@ -54,9 +50,11 @@ async def compare(name: str, ours: Complete, theirs: Complete, base: str, option
         mine, bare = (first, second) if pair[0] is ours else (second, first)
         by_time.append(mine[0] / bare[0])
         by_cpu.append(mine[1] / bare[1])
+    low, middle, high = statistics.quantiles(by_time, n=4)
+    _, by_processor, _ = statistics.quantiles(by_cpu, n=4)
     print(
-        f"{name}: {geometric_mean(by_time):.3f} of bare LiteLLM's throughput "
-        f"(rounds: {min(by_time):.2f} to {max(by_time):.2f}), {geometric_mean(by_cpu):.3f} by CPU time"
+        f"{name}: {middle:.3f} of bare LiteLLM's throughput (half of the rounds: {low:.2f} to {high:.2f}), "
+        f"{by_processor:.3f} by CPU time"
     )
 
 
@@ -80,7 +78,7 @@ async def main(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--calls", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--calls", type=int, default=80)
     parser.add_argument("--in-flight", type=int, default=20)
     asyncio.run(main(parser.parse_args()))
