@@ -64,6 +64,14 @@ def run(
     sample: Annotated[
         int | None, typer.Option("--sample", help="Only so many rows, spread over the file: a cheap look first.")
     ] = None,
+    wait_for_quota: Annotated[
+        bool | None,
+        typer.Option(
+            "--wait-for-quota/--no-wait-for-quota",
+            help="When a model's quota of the day is spent: wait for the next, or stop that model.",
+            show_default=False,
+        ),
+    ] = None,
     fallback: Annotated[
         list[str] | None, typer.Option("--fallback", help="Ask this model for a row that fails; may be repeated.")
     ] = None,
@@ -104,7 +112,8 @@ def run(
         **shared.keywords(option or []),
     }
     client = bulkllm.Client(
-        shared.limits(rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=window, file=limits)
+        shared.limits(rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=window, file=limits),
+        wait_for_quota=wait_for_quota,
     )
     result = client.run(
         file,
