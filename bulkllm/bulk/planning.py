@@ -27,8 +27,6 @@ from .sources import Indexed, Requests, open_source
 from .spent import spent_by
 from .variants import shapers_of
 
-__all__ = ["ModelPlan", "Plan", "Range", "plan"]
-
 _NOTHING_USED: Final = Amount(0.0, 0.0, 0.0)
 _OF_NO_CONCERN: Final = ("on_result", "handle_signals")
 """Keywords of a run that are none of its `Settings` and change nothing in a plan."""

@@ -1,13 +1,15 @@
 """What a plan says: values only.
 
-What may live here: the figures of a plan, their sums, and the same as JSON has it. How they are found is told in
-`planning` and `reckoning`.
+What may live here: the figures of a plan, their sums, and the same as text and as JSON has it. How they are found is
+told in `planning` and `reckoning`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from .progress import span
 
 
 class Range(NamedTuple):
@@ -153,6 +155,32 @@ class Plan:
             },
         }  # fmt: skip
 
+    def __str__(self) -> str:
+        lines = [f"rows      {self.total:,}: {self.to_ask:,} to be asked"]
+        if self.changed:
+            lines.append(
+                f"          {self.changed:,} of them were asked in another way before: a run wants --redo-changed"
+            )
+        lines += _worth(self.resume, "are done already", "a resume")
+        lines += _worth(self.cache, "are in the cache, or ask the same as another", "the cache")
+        if not self.to_ask:
+            return "\n".join(lines)
+        lines += _amounts(self.input_tokens, self.output_tokens, self.cost)
+        if self.budget is not None:
+            lines.append(f"budget    {_lasts(self.budget, self.to_ask)}")
+        assumed = " and ".join(f"{seconds:.1f} s" for seconds in sorted(set(self.seconds_per_answer.values())))
+        under = "under these limits" if self.limited else "with no limit given"
+        lines.append(f"time      {span(self.seconds)} {under}, if an answer takes {assumed}")
+        if len(self.models) > 1:
+            for name, model in self.models.items():
+                amounts = _amounts(model.input_tokens, model.output_tokens, model.cost)
+                lines += ["", f"{name}: {model.rows:,} rows", *(f"  {line}" for line in amounts)]
+        if not all(model.calibrated for model in self.models.values()):
+            lines.append(
+                "A guess from the length of the prompts: run a sample (--sample 50) and plan again with its --output."
+            )
+        return "\n".join(lines)
+
 
 def _told(value: Range | None) -> dict[str, float | None] | None:
     return None if value is None else value._asdict()
@@ -160,3 +188,33 @@ def _told(value: Range | None) -> dict[str, float | None] | None:
 
 def _saved(value: Saving) -> dict[str, float | None]:
     return {"rows": value.rows, "cost": value.cost, "seconds": value.seconds}
+
+
+def _worth(saving: Saving, why: str, what: str) -> list[str]:
+    """What need not be asked."""
+    if not saving.rows:
+        return []
+    money = "what they cost is not known" if saving.cost is None else f"${saving.cost:,.4f}"
+    return [f"          {saving.rows:,} {why}: {what} saves {money}, and {span(saving.seconds)}"]
+
+
+def _lasts(budget: BudgetPlan, rows: int) -> str:
+    """How far a budget goes."""
+    left = "" if budget.left is None else f"${budget.left:,.4f} left (${budget.spent:,.4f} spent): "
+    if budget.rows is None:
+        return f"{left}price unknown; a run refuses that"
+    if budget.rows.low >= rows:
+        return f"{left}enough for all rows"
+    return f"{left}enough for {_shown(budget.rows, ',.0f')} of {rows:,} rows"
+
+
+def _amounts(inputs: Range, outputs: Range, cost: Range | None) -> list[str]:
+    return [
+        f"tokens    {_shown(inputs, ',.0f')} in, {_shown(outputs, ',.0f')} out",
+        f"cost      {'price unknown' if cost is None else _shown(cost, ',.4f', '$')}",
+    ]
+
+
+def _shown(value: Range, form: str, unit: str = "") -> str:
+    high = "no bound" if value.high is None else f"{unit}{value.high:{form}}"
+    return f"{unit}{value.likely:{form}} ({unit}{value.low:{form}} to {high})"

@@ -25,6 +25,18 @@ LimitsFile = Annotated[
     Path | None,
     typer.Option("--limits", help="A file of limits (see `bulkllm limits`); the other options hold beside it."),
 ]
+BudgetOption = Annotated[
+    float | None, typer.Option("--budget", help="US dollars that the rows may cost in all, earlier runs' included.")
+]
+DeploymentsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--deployments",
+        metavar="FILE",
+        help="TOML or JSON that lists places where the model can be asked: address, limits, and the name of the "
+        "environment variable that holds the key.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Say nothing while running.")]
 

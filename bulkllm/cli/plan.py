@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from . import options as shared
-
-if TYPE_CHECKING:
-    from ..bulk.planning import Plan, Range
 
 
 def plan(
@@ -30,34 +27,52 @@ def plan(
     option: Annotated[
         list[str] | None, typer.Option("--option", help="Any other LiteLLM keyword as NAME=VALUE; may be repeated.")
     ] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", hidden=True)] = None,  # these change nothing here
+    num_retries: Annotated[int | None, typer.Option("--num-retries", hidden=True)] = None,
+    fallback: Annotated[list[str] | None, typer.Option("--fallback", hidden=True)] = None,
+    redo_changed: Annotated[bool, typer.Option("--redo-changed", hidden=True)] = False,
+    no_progress: Annotated[bool, typer.Option("--no-progress", hidden=True)] = False,
+    wait_for_quota: Annotated[  # noqa: ARG001
+        bool | None, typer.Option("--wait-for-quota/--no-wait-for-quota", hidden=True)
+    ] = None,
     rpm: shared.Rpm = None,
     tpm: shared.Tpm = None,
     itpm: shared.Itpm = None,
     otpm: shared.Otpm = None,
     burst: shared.Burst = None,
     window: shared.WindowName = "bucket",
+    limits: shared.LimitsFile = None,
+    deployments: shared.DeploymentsFile = None,
     max_in_flight: shared.MaxInFlight = None,
+    budget: shared.BudgetOption = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first so many rows.")] = None,
     sample: Annotated[int | None, typer.Option("--sample", help="Only so many rows, spread over the file.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave malformed lines out.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Count rows that failed for good too.")] = False,
     as_json: shared.AsJson = False,
 ) -> None:
-    """Say how many rows, tokens, dollars and minutes a run of FILE would take. Nothing is sent.
+    """Say how many rows, tokens, dollars and minutes a run of FILE would take, and what it saves. Nothing is sent.
 
     Give it the options of `bulkllm run`. For an exacter answer run a sample first (--sample 50) and give its results
     file as --output.
     """
-    from ..bulk.planning import plan as reckon
+    import bulkllm
+
+    from ..bulk.places import load_deployments
 
     wanted: dict[str, Any] = {
         "api_base": api_base,
         "temperature": temperature,
         "max_tokens": max_tokens,
+        "timeout": timeout,
+        "num_retries": num_retries,
         "max_in_flight": max_in_flight,
         **shared.keywords(option or []),
     }
-    found = reckon(
+    client = bulkllm.Client(
+        shared.limits(rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=window, file=limits)
+    )
+    found = client.plan(
         file,
         model=model[0] if model and len(model) == 1 else model or None,
         output=output,
@@ -68,45 +83,14 @@ def plan(
         sample=sample,
         skip_bad=skip_bad,
         retry_failed=retry_failed,
-        limits=shared.limits(rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=window),
+        redo_changed=redo_changed,
+        fallbacks=fallback or [],
+        progress=not no_progress,
+        deployments=None if deployments is None else load_deployments(deployments),
+        budget=None if budget is None else bulkllm.Budget(budget),
         **{name: value for name, value in wanted.items() if value is not None},
     )
     if as_json:
         sys.stdout.write(json.dumps(found.to_dict()) + "\n")
     else:
-        sys.stdout.write("\n".join(lines_of(found)) + "\n")
-
-
-def lines_of(plan: Plan) -> list[str]:
-    """A plan in a few lines of text."""
-    from ..bulk.progress import span
-
-    done = f"; {plan.done:,} are done already" if plan.done else ""
-    lines = [f"rows      {plan.total:,}: {plan.to_ask:,} to be asked{done}"]
-    if not plan.to_ask:
-        return lines
-    lines += _amounts(plan.input_tokens, plan.output_tokens, plan.cost)
-    assumed = " and ".join(f"{seconds:.1f} s" for seconds in sorted(set(plan.seconds_per_answer.values())))
-    under = "under these limits" if plan.limited else "with no limit given"
-    lines.append(f"time      {span(plan.seconds)} {under}, if an answer takes {assumed}")
-    if len(plan.models) > 1:
-        for name, model in plan.models.items():
-            amounts = _amounts(model.input_tokens, model.output_tokens, model.cost)
-            lines += ["", f"{name}: {model.rows:,} rows", *(f"  {line}" for line in amounts)]
-    if not all(model.calibrated for model in plan.models.values()):
-        lines.append(
-            "A guess from the length of the prompts: run a sample (--sample 50) and plan again with its --output."
-        )
-    return lines
-
-
-def _amounts(inputs: Range, outputs: Range, cost: Range | None) -> list[str]:
-    return [
-        f"tokens    {_told(inputs, ',.0f')} in, {_told(outputs, ',.0f')} out",
-        f"cost      {'price unknown' if cost is None else _told(cost, ',.4f', '$')}",
-    ]
-
-
-def _told(value: Range, form: str, unit: str = "") -> str:
-    high = "no bound" if value.high is None else f"{unit}{value.high:{form}}"
-    return f"{unit}{value.likely:{form}} ({unit}{value.low:{form}} to {high})"
+        sys.stdout.write(f"{found}\n")

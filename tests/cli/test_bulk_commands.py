@@ -47,7 +47,12 @@ def test_a_plan(bulkllm: Command, requests: str, tmp_path: Path) -> None:
     assert "openai/gpt-4.1-mini: 40 rows" in told
     assert "run a sample" in told
     assert "time      " in told
-    code, told, _ = bulkllm("plan", requests, "-m", "openai/gpt-4.1-mini", "--max-tokens", "9", "--json")
+    priced = ("-m", "openai/gpt-4.1-mini", "--max-tokens", "9")
+    code, told, _ = bulkllm("plan", requests, *priced, "--limit", "10", "--budget", "5")
+    assert "rows      10: 10 to be asked" in told
+    assert "budget    $5.0000 left ($0.0000 spent): enough for all rows" in told
+    assert "rows      7: 7 to be asked" in bulkllm("plan", requests, *priced, "--sample", "7", "--budget", "0.00001")[1]
+    code, told, _ = bulkllm("plan", requests, *priced, "--fallback", "x", "--timeout", "9", "--no-progress", "--json")
     assert json.loads(told)["output_tokens"]["high"] == 360
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
