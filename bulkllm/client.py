@@ -26,9 +26,11 @@ from .calls.lane import Lane
 from .calls.observer import Observer
 from .calls.parts import Parts
 from .calls.retry import RetryPolicy
+from .config import Settings
 from .errors import ConfigError
 from .limits import RateLimit, RateLimiter
 from .limits.origin import origins
+from .limits.spent import patience_of
 
 if TYPE_CHECKING:
     from .bulk import Plan, ResultRow, RunResult
@@ -72,6 +74,12 @@ class Client:
             directory; False for nowhere. None is False, unless ``BULKLLM_CACHE=1`` or ``config.toml`` say otherwise.
         timeout: seconds for one attempt, wall clock, streams included, unless a call says otherwise.
         deadline: seconds for a call with all its waiting and attempts, unless a call says otherwise; None for no end.
+        wait_for_quota: what becomes of calls when a provider says that the quota of a day is spent, or to wait longer
+            than ten minutes. With False the call that was refused raises LiteLLM's error, and those that follow to that
+            model and account raise :exc:`QuotaExhausted` until it is renewed, before anything is sent; with True they
+            wait; a number is for so many seconds at most. The deadline bounds it too. None is what
+            ``BULKLLM_WAIT_FOR_QUOTA`` or ``wait_for_quota`` in ``config.toml`` say, or else False. A limiter with
+            ``learn=False`` knows nothing of it.
         observers: who is told of each call besides, such as :class:`bulkllm.integrations.opentelemetry.OpenTelemetry`.
         lane: what carries the calls; LiteLLM unless given.
 
@@ -90,6 +98,7 @@ class Client:
         cache: Cache | bool | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         deadline: float | None = None,
+        wait_for_quota: bool | float | None = None,
         observers: Iterable[Observer] = (),
         lane: Lane | None = None,
     ) -> None:
@@ -101,6 +110,7 @@ class Client:
         self.cache = clients_cache(cache)
         self._timeout = _seconds("timeout", timeout)
         self._deadline = None if deadline is None else _seconds("deadline", deadline)
+        self._patience = patience_of(Settings().flag_or_number("wait_for_quota", False, argument=wait_for_quota))
         self.budget = budget
         self._observers = tuple(observers)
         if lane is not None and prices is not None:
@@ -134,6 +144,7 @@ class Client:
         Raises:
             BudgetExceeded: the budget has no room for the call; nothing was sent.
             LimitTimeout: the deadline was over before the limits let the call go; nothing was sent.
+            QuotaExhausted: the quota of a day is spent, and the call does not wait for the next; nothing was sent.
             ImpossibleRequest: the call needs more than a limit's whole quota.
             Exception: LiteLLM's own, unchanged, when the last attempt failed.
         """
@@ -257,6 +268,7 @@ class Client:
             adds_usage_chunk=stream and operation == "completion" and not _asks_for_usage(options),
             timeout=timeout,
             deadline=None if deadline is None else _seconds("deadline", deadline),
+            patience=self._patience,
             priority=priority,
             retry=retry,
             tags=tags,
