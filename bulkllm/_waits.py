@@ -34,7 +34,6 @@ _MEANING: Final[Mapping[str, tuple[str, str]]] = {
     "otpm": ("output tokens per minute", f"otpm is what bounds this: {_ASK}; or bound answers by a smaller max_tokens"),
     "rpd": ("requests per day", f"rpd is what bounds this: {_ASK}"),
     "tpd": ("tokens per day", f"tpd is what bounds this: {_ASK}"),
-    "burst": ("requests that may start at once", "raise the limit's burst if the provider bears it"),
     "pace": (
         "a pace that was found by trying, for the provider tells no limit",
         "configure the limit if you know it, or ask the provider for more",
@@ -76,7 +75,7 @@ def kind_of(reason: str) -> str:
     """What a reason's time went on, whichever limit it was."""
     kind = reason.partition(_OF)[0]
     kind = _DAYS.get(kind, kind)
-    return "burst" if kind.endswith(" burst") else kind
+    return kind.removesuffix(" burst")  # which is refilled at the quota's rate: over any length of time that bounds it
 
 
 def limit_of(reason: str) -> str:

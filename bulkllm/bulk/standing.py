@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from .._waits import kind_of, limit_of
 from ..limits import LimitStatus
 from .pools import Pool
 
@@ -27,7 +28,8 @@ class ModelProgress:
         tokens: used by this run.
         cost: US dollars that they cost, as far as known.
         tokens_limit: the least of its limits on tokens, a minute; None where there is none.
-        waits_for: what its rows wait for now, such as "rpm of openai/*"; None if for answers only.
+        waits_for: what its rows wait for now, such as "rpm of openai/*", and until when if a provider has closed it;
+            None if for answers only.
     """
 
     ok: int
@@ -80,14 +82,12 @@ def _tokens_limit(status: LimitStatus) -> float | None:
 
 
 def _holding(status: LimitStatus) -> str | None:
-    """The limit that holds rows up: the one with the least left."""
-    if not status.waiting:
+    """What most of the rows in line wait for."""
+    if not status.waiting_for:
         return None
-    least = [
-        (quota.remaining / quota.limit, f"{name.partition(' ')[0]} of {pool.name}")
-        for pool in status.limits
-        if pool.waiting
-        for name, quota in pool.quotas.items()
-        if quota.limit > 0
-    ]
-    return min(least)[1] if least else "requests in flight"
+    reason = max(status.waiting_for, key=lambda name: status.waiting_for[name])
+    limit = limit_of(reason)
+    until = next((pool.closed_until for pool in status.limits if pool.name == limit and pool.closed_until), None)
+    if until is not None:
+        return f"{limit}, closed by its provider until {until:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{kind_of(reason)} of {limit}" if limit else reason

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import io
 import sys
+from collections import deque
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bulkllm.bulk import Progress, run
+from bulkllm.bulk.pools import Pool
 from bulkllm.bulk.progress import Notebook, PlainLines, display_for
-from bulkllm.limits import RateLimit
+from bulkllm.bulk.standing import standing
+from bulkllm.limits import LimitStatus, PoolStatus, RateLimit
 from bulkllm.testing import FakeProvider
 
 
@@ -35,6 +39,15 @@ def test_progress_tells_each_model_and_what_it_waits_for() -> None:
     text = io.StringIO()
     PlainLines(text).end(end)
     assert f"  {fast}: 6 done, 0 in flight, 0 left" in text.getvalue()
+
+
+def test_a_model_that_its_provider_has_closed_says_until_when() -> None:
+    until = datetime(2026, 12, 1, 8, 30, tzinfo=UTC)
+    closed = PoolStatus("openai/m", None, None, {}, 0, None, 5, closed_for=90.0, closed_until=until)
+    status = LimitStatus("openai/m", (closed,), 5, 0, waiting_for={"rpm of openai/*": 1, "closed of openai/m": 4})
+    pool = Pool(("openai/m", None, None), deque())
+    (told,) = standing([pool], lambda model: status).values()
+    assert told.waits_for == "openai/m, closed by its provider until 2026-12-01 08:30:00 UTC"
 
 
 def test_a_stopped_model_says_so(calls: Any, error: Any) -> None:
