@@ -23,6 +23,7 @@ LIMITS: Final = ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "max_in_flight", "b
 _KEY_VARIABLE: Final = "api_key_env"
 _TABLE: Final = "deployment"
 _CLOSE: Final = 0.8  # how like a name of ours an unknown one must be to be taken for a slip of the pen
+_CLOSE_IF_SHORT: Final = 0.66
 _EXAMPLE: Final = '{"api_base": ..., "api_key": ..., "rpm": 500}'
 
 
@@ -96,9 +97,11 @@ def _deployment(one: Any, model: str | None, where: str) -> Deployment:
     if not isinstance(one, Mapping):
         raise ConfigError(f"{where} must be a table (a dict) such as {_EXAMPLE}, not a {type(one).__name__}")
     options = {name: value for name, value in one.items() if name not in (*LIMITS, _KEY_VARIABLE) and value is not None}
-    for name in options:
-        close = difflib.get_close_matches(str(name), (*ROW_OPTIONS, *LIMITS, _KEY_VARIABLE), n=1, cutoff=_CLOSE)
-        if close and name not in ROW_OPTIONS:
+    for name in options.keys() - ROW_OPTIONS:
+        close = difflib.get_close_matches(str(name), LIMITS, n=1, cutoff=_CLOSE_IF_SHORT) or difflib.get_close_matches(
+            str(name), (*ROW_OPTIONS, _KEY_VARIABLE), n=1, cutoff=_CLOSE
+        )
+        if close:
             raise ConfigError(f"{where}: there is no {name!r}; {close[0]!r} was meant, it seems")
     variable = one.get(_KEY_VARIABLE)
     if variable is not None:

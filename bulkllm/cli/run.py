@@ -57,10 +57,9 @@ def run(
     burst: shared.Burst = None,
     window: shared.WindowName = "bucket",
     limits: shared.LimitsFile = None,
+    deployments: shared.DeploymentsFile = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first so many rows.")] = None,
-    budget: Annotated[
-        float | None, typer.Option("--budget", help="US dollars that the rows may cost in all, earlier runs' included.")
-    ] = None,
+    budget: shared.BudgetOption = None,
     sample: Annotated[
         int | None, typer.Option("--sample", help="Only so many rows, spread over the file: a cheap look first.")
     ] = None,
@@ -95,6 +94,7 @@ def run(
     """
     import bulkllm
 
+    from ..bulk.places import load_deployments
     from .exits import exit_code
     from .show import show_result
 
@@ -123,6 +123,7 @@ def run(
         limit=limit,
         sample=sample,
         fallbacks=fallback or [],
+        deployments=None if deployments is None else load_deployments(deployments),
         skip_bad=skip_bad,
         retry_failed=retry_failed,
         redo_changed=redo_changed,

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from bulkllm import Budget, Cache, Price, RateLimit
 from bulkllm.bulk import RunResult, run
+from bulkllm.bulk.deployments import soonest
 from bulkllm.calls import RetryPolicy
 from bulkllm.client import Client
 from bulkllm.errors import ConfigError
@@ -81,6 +83,41 @@ def test_rows_of_other_models_do_not_go_there() -> None:
 def test_places_that_make_no_sense_are_refused(deployments: Any) -> None:
     with pytest.raises(ConfigError):
         bulk(deployments)
+
+
+def test_places_share_the_clients_budget_prices_and_cache(out: Path) -> None:
+    """A budget of the client's own, and not only the run's; a price that only the client knows; its cache."""
+    price = Price(input_per_token=0.0, output_per_token=0.01)
+    with FakeProvider(reply_tokens=(10, 10)) as one, FakeProvider(reply_tokens=(10, 10)) as other:
+        places = [{"api_base": server.openai_base, "api_key": "sk-x"} for server in (one, other)]
+        budget = Budget(2.05)
+        client = Client(prices={"openai/*": price}, budget=budget)
+        run(ROWS[:10], model="openai/m", deployments=places, client=client, progress=False, max_tokens=10)
+        assert budget.spent.cost == pytest.approx(1.0)
+        assert client.usage.total.cost == pytest.approx(1.0)
+        result = run(ROWS, model="openai/m", deployments=places, client=client, progress=False, max_tokens=10)
+        assert budget.spent.cost == pytest.approx(2.0)
+        assert result.stopped is not None
+        assert one.report().requests + other.report().requests == 20
+        keeping = Client(cache=Cache(memory=True))
+        for _ in range(2):
+            run(ROWS[:5], model="openai/m", deployments=places[:1], client=keeping, progress=False)
+        assert (keeping.usage.total.requests, keeping.usage.total.cached) == (10, 5)
+    assert Client(timeout=3).under(None)._timeout == 3
+
+
+def test_token_limits_are_seen_in_tokens() -> None:
+    """A place with few tokens left is not taken for one with many requests left."""
+    tokens = Client(RateLimit("*", tpm=6000, window="bucket")).limiter
+    requests = Client(RateLimit("*", rpm=60, window="bucket")).limiter
+    reservation = tokens.reserve("m", input_tokens=5950)
+    with reservation, requests.reserve("m"):
+        by_tokens = soonest(tokens.status(), 1, (1.0, 100.0, 50.0, 50.0))
+        by_requests = soonest(requests.status(), 1, (1.0, 100.0, 50.0, 50.0))
+        reservation.mark_sent()
+    assert by_tokens[0] == pytest.approx(0.5, abs=0.1)
+    assert by_requests[0] == 0
+    assert by_requests < by_tokens
 
 
 def test_a_model_is_needed() -> None:

@@ -57,6 +57,28 @@ def test_a_plan(bulkllm: Command, requests: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+def test_deployments_from_a_file(
+    bulkllm: Command, requests: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONE_KEY", "sk-one-secret")
+    out, places = tmp_path / "results.jsonl", tmp_path / "places.toml"
+    with FakeProvider(keys=["sk-one-secret"]) as one, FakeProvider(keys=["sk-one-secret"]) as other:
+        places.write_text("".join(
+            f'[[deployment]]\napi_base = "{server.openai_base}"\napi_key_env = "ONE_KEY"\nrpm = 6000\nburst = 20\n'
+            for server in (one, other)
+        ))  # fmt: skip
+        words = (requests, "-m", "openai/m", "-o", str(out), "--deployments", str(places), "--no-progress")
+        code, told, said = bulkllm("plan", *words)
+        assert (code, "rows      40: 40 to be asked" in told) == (0, True)
+        code, told, said = bulkllm("run", *words)
+        assert (code, "40: 40 ok" in told) == (0, True)
+        assert min(one.report().requests, other.report().requests) > 5
+        assert "secret" not in out.read_text() + told + said
+    places.write_text("[[deployment]]\nrmp = 3\n")
+    code, _, said = bulkllm("run", *words)
+    assert (code, "places.toml, deployment 1: there is no 'rmp'" in " ".join(said.split())) == (2, True)
+
+
 def test_two_models_a_fallback_a_sample_and_an_export(bulkllm: Command, requests: str, tmp_path: Path) -> None:
     out = tmp_path / "results.jsonl"
     with FakeProvider(models=["a", "b"]) as server:
