@@ -6,6 +6,7 @@ from .limiter import RateLimiter
 from .profiles import HeaderNames, Profile, register_profile
 from .published import published_limits
 from .reservation import Reservation
+from .sharing import Sharing
 from .spec import RateLimit
 from .status import LimitStatus, PoolStatus, QuotaStatus
 
@@ -18,6 +19,7 @@ __all__ = [
     "RateLimit",
     "RateLimiter",
     "Reservation",
+    "Sharing",
     "fetch_limits",
     "load_limits",
     "published_limits",

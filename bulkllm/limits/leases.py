@@ -174,6 +174,9 @@ class Leases:
         self._asked = None
         self._leaving = leaving or not self._in_flight
         for pool in self._used:
+            pool.missed = None
+            for meter in pool.leased_meters:
+                meter.taken = meter.rate = meter.low = 0.0  # nothing is held ahead before somebody asks
             if pool.slots is not None:
                 self.account.use(pool.slots.key, pool.in_flight, now)
         keep = {meter.meter.key: meter.pending for pool in self._used for meter in pool.leased_meters}
