@@ -11,13 +11,14 @@ import math
 import threading
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 from . import models
 from .accounting import Budget, Price, UsageTracker
 from .caching import Cache, chosen, clients_cache
 from .calls.cached import cached_flow
 from .calls.call import DEFAULT_TIMEOUT, Call, Operation
+from .calls.counting import TokenCounter
 from .calls.drive import Flow, adrive, drive
 from .calls.flow import call_flow
 from .calls.gateway import LiteLLMLane
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .bulk.sources import Requests
 
 Limits = RateLimiter | RateLimit | Iterable[RateLimit]
+CountTokens = Literal["estimate", "exact"]
 
 # Retrying is one layer, and ours: LiteLLM's keywords for it mean our policy here.
 _RETRY_KEYWORDS: Final = ("num_retries", "max_retries")
@@ -80,6 +82,10 @@ class Client:
             wait; a number is for so many seconds at most. The deadline bounds it too. None is what
             ``BULKLLM_WAIT_FOR_QUOTA`` or ``wait_for_quota`` in ``config.toml`` say, or else False. A limiter with
             ``learn=False`` knows nothing of it.
+        count_tokens: how input tokens are known before a call, where a limit or a budget counts tokens: ``"estimate"``
+            goes by characters, and by what earlier answers told; ``"exact"`` counts them by LiteLLM's tokenizer of the
+            model, in a thread where an event loop must not wait. None is what ``BULKLLM_COUNT_TOKENS`` or
+            ``count_tokens`` in ``config.toml`` say, or else an estimate.
         observers: who is told of each call besides, such as :class:`bulkllm.integrations.opentelemetry.OpenTelemetry`.
         lane: what carries the calls; LiteLLM unless given.
 
@@ -99,6 +105,7 @@ class Client:
         timeout: float = DEFAULT_TIMEOUT,
         deadline: float | None = None,
         wait_for_quota: bool | float | None = None,
+        count_tokens: CountTokens | None = None,
         observers: Iterable[Observer] = (),
         lane: Lane | None = None,
     ) -> None:
@@ -118,6 +125,7 @@ class Client:
         self._parts = Parts(
             lane=LiteLLMLane(_prices(prices)) if lane is None else lane,
             limiter=self.limiter,
+            counter=_counter(count_tokens),
             budget=budget,
             trackers=(self.usage, _process_usage),
         )
@@ -288,6 +296,13 @@ class Client:
         return self.retry.with_attempts(wanted + 1)
 
 
+def _counter(count_tokens: str | None) -> TokenCounter | None:
+    how = Settings().get("count_tokens", str, "estimate", argument=count_tokens)
+    if how not in get_args(CountTokens):
+        raise ConfigError(f"count_tokens={how!r} must be 'estimate' or 'exact'")
+    return _token_counter if how == "exact" else None
+
+
 def _prices(prices: Mapping[str, Price] | None) -> Mapping[str, Price] | None:
     given: Mapping[str, object] = prices or {}
     wrong = next((name for name, price in given.items() if not isinstance(price, Price)), None)
@@ -341,6 +356,7 @@ def _priority(value: Any) -> float:
 # -- the default client --------------------------------------------------------------------------------------
 
 _process_usage: Final = UsageTracker("process")
+_token_counter: Final = TokenCounter()  # a tokenizer that is loaded serves all clients
 _default: Client | None = None
 _default_lock: Final = threading.Lock()
 

@@ -10,10 +10,10 @@ import asyncio
 import inspect
 from typing import Any, Final
 
-from ..calls.effects import HoldBudget, Reserve, Sleep
+from ..calls.effects import Count, HoldBudget, Reserve, Sleep
 
 # Not Follow: the call that is followed is under way, and its answer is about to be had for nothing.
-_RESTING: Final = frozenset(effect.aperform.__code__ for effect in (HoldBudget, Reserve, Sleep))
+_RESTING: Final = frozenset(effect.aperform.__code__ for effect in (Count, HoldBudget, Reserve, Sleep))
 
 
 def at_rest(task: asyncio.Task[Any]) -> bool:

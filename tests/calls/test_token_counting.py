@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bulkllm import _litellm
-from bulkllm.calls import counting
+from bulkllm import Client, ConfigError, ImpossibleRequest, RateLimit, _litellm, client
+from bulkllm.calls import counting, record_of
 from bulkllm.calls.call import Call
 from bulkllm.calls.counting import TokenCounter
 from bulkllm.calls.effects import Count
+from bulkllm.testing import FakeProvider
 
 TEXT = "Übergrößenträger 日本語のテキスト def f(x): return x**2 " * 10
 
@@ -149,3 +151,54 @@ async def test_a_task_has_it_counted_in_another_thread() -> None:
     assert await Count(Counter(), asked()).aperform() == 5
     assert Count(Counter(), asked()).perform() == 5
     assert threads[0] is not threads[1] is threading.current_thread()
+
+
+# -- as a client does it -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FakeProvider]:
+    with FakeProvider() as running:
+        yield running
+
+
+def too_long(server: FakeProvider) -> dict[str, Any]:
+    """A prompt that looks shorter than it is: characters say less than 150 tokens, the tokenizer 198."""
+    options = {"api_base": server.openai_base, "api_key": "k", "max_tokens": 1}
+    return {"model": "openai/gpt-4o", "messages": said(TEXT), **options}
+
+
+def test_a_client_counts_exactly_where_it_was_told_to(
+    server: FakeProvider, warm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_token_counter", TokenCounter(patience=60.0))
+    limit = RateLimit("openai/*", tpm=180)
+    assert Client(limit).completion(**too_long(server)) is not None
+    exact = Client(limit, count_tokens="exact")
+    with pytest.raises(ImpossibleRequest, match="needs 199 of tpm"):
+        exact.completion(**too_long(server))
+    with pytest.raises(ImpossibleRequest, match="needs 199 of tpm"):
+        asyncio.run(exact.acompletion(**too_long(server)))
+    monkeypatch.setenv("BULKLLM_COUNT_TOKENS", "exact")
+    with pytest.raises(ImpossibleRequest, match="needs 199 of tpm"):
+        Client(limit).completion(**too_long(server))
+    assert Client(limit, count_tokens="estimate").completion(**too_long(server)) is not None
+
+
+def test_what_cannot_be_counted_is_estimated_and_the_call_goes_on(
+    server: FakeProvider, warm: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(**_: Any) -> int:
+        raise ConnectionError("no network")
+
+    fake_litellm(monkeypatch, broken)
+    monkeypatch.setattr(client, "_token_counter", TokenCounter())
+    exact = Client(RateLimit("openai/*", tpm=200_000), count_tokens="exact")
+    for _ in range(3):
+        assert record_of(exact.completion(**too_long(server))).ok
+    assert [record.levelname for record in caplog.records if "estimated" in record.getMessage()] == ["WARNING"]
+
+
+def test_another_way_of_counting_is_refused() -> None:
+    with pytest.raises(ConfigError, match="count_tokens='roughly' must be 'estimate' or 'exact'"):
+        Client(count_tokens="roughly")  # type: ignore[arg-type]  # the point of the test
