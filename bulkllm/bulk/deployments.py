@@ -13,7 +13,7 @@ from typing import Any
 from ..accounting import UsageRecord
 from ..calls import record_of_error
 from ..client import Client
-from ..errors import BulkLLMError
+from ..errors import BulkLLMError, QuotaExhausted
 from ..limits import LimitStatus
 from ..limits.estimate import TokenEstimator
 from ..limits.pool import DIMENSIONS, Amounts
@@ -97,7 +97,8 @@ class Deployments:
                 verdict = judge(error)
                 place.breaker.failed(verdict, "a deployment", type(error).__name__)
                 # What the request itself is to blame for, and what is ours, is the same everywhere.
-                if not left or not verdict.passing or isinstance(error, BulkLLMError):
+                ours = isinstance(error, BulkLLMError) and not isinstance(error, QuotaExhausted)
+                if not left or not verdict.passing or ours:
                     charge(error, records)
                     raise
                 records.append(record_of_error(error))
@@ -121,6 +122,7 @@ def soonest(status: LimitStatus, active: int, amounts: Amounts) -> tuple[float, 
     """
     longest, fullest = 0.0, 0.0
     for pool in status.limits:
+        longest = max(longest, pool.closed_for)
         if pool.max_in_flight is not None:
             fullest = max(fullest, active / pool.max_in_flight)
             longest = max(longest, float(active >= pool.max_in_flight))

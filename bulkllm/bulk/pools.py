@@ -92,7 +92,7 @@ class Breaker:
         if self.stopped is not None:
             return False
         if verdict.ends_pool:
-            self.stopped = f"{who} was stopped: {problem}; {verdict.cure}"
+            self.stopped = f"{who} was stopped: {verdict.problem or problem}; {verdict.cure}"
             return True
         if verdict.cure is not None:
             self._refusals += 1

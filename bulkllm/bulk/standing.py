@@ -87,7 +87,8 @@ def _holding(status: LimitStatus) -> str | None:
         return None
     reason = max(status.waiting_for, key=lambda name: status.waiting_for[name])
     limit = limit_of(reason)
-    until = next((pool.closed_until for pool in status.limits if pool.name == limit and pool.closed_until), None)
-    if until is not None:
-        return f"{limit}, closed by its provider until {until:%Y-%m-%d %H:%M:%S} UTC"
+    closed = next((pool for pool in status.limits if pool.name == limit and pool.closed_until is not None), None)
+    if closed is not None:
+        why = f" ({closed.closed_because})" if closed.closed_because else ""
+        return f"{limit}, closed by its provider until {closed.closed_until:%Y-%m-%d %H:%M:%S} UTC{why}"
     return f"{kind_of(reason)} of {limit}" if limit else reason

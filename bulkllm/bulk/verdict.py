@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..calls.failure import failure_of
+from ..calls.quota import quota_of
 from ..errors import (
     BudgetExceeded,
     BulkLLMError,
@@ -19,10 +20,13 @@ from ..errors import (
     IncompatibleLiteLLM,
     InvalidAnswer,
     LimitTimeout,
-    QuotaExhausted,
 )
 
 ASK_AGAIN = "then run the same again: the rows left undone will be asked"
+_WAIT_FOR_IT: Final = (
+    "run the same again after that, and the rows left undone will be asked, or have a run wait for it itself:"
+    " wait_for_quota=True (--wait-for-quota)"
+)
 
 _READ_IT: Final = (
     "do what that says, then run the same again: the rows left undone will be asked, and with retry_failed"
@@ -43,6 +47,7 @@ class Verdict:
         cure: set where the same will happen to every row of the pool until somebody does this.
         suspicion: set where that may be so, and only many rows that are refused alike can tell: what to do then.
         ends_pool: nothing in this pool can go on, and the row was not asked: it stays undone.
+        problem: what is wrong with the pool, where the error's own text says it worse.
         ends_run: the same for the whole run.
         status: the provider's HTTP status, if it answered.
         answered: the model has worked, or has looked at the row at least, and so the pool is sound.
@@ -52,6 +57,7 @@ class Verdict:
     cure: str | None = None
     suspicion: str | None = None
     ends_pool: bool = False
+    problem: str | None = None
     ends_run: bool = False
     status: int | None = None
     answered: bool = False
@@ -59,6 +65,9 @@ class Verdict:
 
 def judge(error: BaseException) -> Verdict:
     """What to make of the exception that a call ended with."""
+    exhausted = quota_of(error)
+    if exhausted is not None:  # whether the provider said so now, or the limiter knew
+        return Verdict(passing=True, cure=_WAIT_FOR_IT, ends_pool=True, problem=exhausted.problem)
     if isinstance(error, BulkLLMError):
         return _own(error)
     if isinstance(error, CancelledError):  # from below; a row that is given up is judged by nobody
@@ -94,8 +103,6 @@ def _own(error: BulkLLMError) -> Verdict:
         return Verdict(passing=True, cure=f"raise the budget, {ASK_AGAIN}", ends_run=True)
     if isinstance(error, IncompatibleLiteLLM):
         return Verdict(passing=True, cure=f"install a LiteLLM that works, {ASK_AGAIN}", ends_run=True)
-    if isinstance(error, QuotaExhausted):
-        return Verdict(passing=True, cure=ASK_AGAIN, ends_pool=True)
     if isinstance(error, ImpossibleRequest):
         return Verdict(passing=False)
     if isinstance(error, ConfigError):

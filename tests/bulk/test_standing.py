@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import sys
 from collections import deque
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +49,11 @@ def test_a_model_that_its_provider_has_closed_says_until_when() -> None:
     pool = Pool(("openai/m", None, None), deque())
     (told,) = standing([pool], lambda model: status).values()
     assert told.waits_for == "openai/m, closed by its provider until 2026-12-01 08:30:00 UTC"
+    spent = LimitStatus(
+        "openai/m", (replace(closed, closed_because="requests per day"),), 5, 0, waiting_for={"rpd of openai/m": 5}
+    )
+    (told,) = standing([pool], lambda model: spent).values()
+    assert told.waits_for == "openai/m, closed by its provider until 2026-12-01 08:30:00 UTC (requests per day)"
 
 
 def test_a_stopped_model_says_so(calls: Any, error: Any) -> None:

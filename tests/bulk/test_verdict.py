@@ -12,6 +12,7 @@ from bulkllm.accounting import Usage, UsageRecord
 from bulkllm.bulk.pools import ALIKE, REFUSALS, Pool, Streak
 from bulkllm.bulk.verdict import Verdict, judge
 from bulkllm.bulk.waiting import Waiting
+from bulkllm.calls.quota import attach_quota
 
 
 @pytest.mark.parametrize(
@@ -96,9 +97,20 @@ def test_a_days_quota_that_is_spent_ends_the_pool_and_leaves_the_row_undone() ->
     verdict = judge(errors.QuotaExhausted("gemini/m", "requests per day", datetime(2026, 11, 26, 8, tzinfo=UTC), 60.0))
     assert (verdict.ends_pool, verdict.ends_run, verdict.passing) == (True, False, True)
     pool = Pool(("gemini/m", None, None), Waiting())
-    assert pool.failed(verdict, "the quota is spent", 1)
+    assert pool.failed(verdict, "some text", 1)
     assert pool.stopped is not None
-    assert pool.stopped.startswith("gemini/m was stopped: the quota is spent; then run the same again")
+    assert pool.stopped.startswith(
+        "gemini/m was stopped: the quota of requests per day is spent for gemini/m: nothing goes before "
+        "2026-11-26T08:00:00Z; run the same again after that"
+    )
+
+
+def test_a_refusal_of_the_providers_that_tells_of_it_does_the_same(error: Any) -> None:
+    refusal = error("RateLimitError", 429)
+    assert not judge(refusal).ends_pool
+    told = errors.QuotaExhausted("gemini/m", "requests per day", datetime(2026, 11, 26, 8, tzinfo=UTC), 60.0)
+    attach_quota(refusal, told)
+    assert judge(refusal) == judge(told)
 
 
 DEAD = Verdict(passing=True, cure="do something")
