@@ -31,6 +31,7 @@ _LONGEST_PAUSE: Final = 64.0
 UNTOLD: Final = 900.0
 """Seconds that nothing goes after a refusal for a quota of a day or longer, where nobody knows until when. Where the
 time that was told turned out to be too short, the next pause is twice as long, up to this."""
+_SHORTEST: Final = 1.0
 _MOST_DOUBLINGS: Final = 10
 
 # So large a share of the last requests refused, and there is a limit that the provider does not tell.
@@ -272,7 +273,9 @@ class Discovered(Pool):
             self._close_for(before._replace(until=max(before.until, now + pause)))
         else:
             again = min(before.again + 1, _MOST_DOUBLINGS)
-            longer = min(pause * 2.0**again, UNTOLD, math.inf if spent.turns_in is None else spent.turns_in)
+            longer = min(max(pause, _SHORTEST) * 2.0**again, UNTOLD)
+            if spent.turns_in is not None:
+                longer = min(longer, spent.turns_in)
             self._close_for(Closing(spent.quota, now + max(pause, longer), again))
 
     def _close_for(self, closing: Closing) -> None:

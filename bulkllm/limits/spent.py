@@ -29,6 +29,9 @@ _NAMES: Final = {dimension: quota for quota, dimension in DAYS.items()}
 _JUST_TURNED: Final = 600.0
 _ASKED_AGAIN: Final = 30.0
 
+# What is to last longer than a year is nonsense, and no calendar can show it.
+_LONGEST: Final = 366 * DAY
+
 
 class Spent(NamedTuple):
     """A quota of a day or longer that is spent.
@@ -83,6 +86,7 @@ def spent_by(
     of_day = [seen for seen in empty if seen.names.period >= DAY]
     resets = [seen.reset_in for seen in of_day or empty if seen.reset_in is not None]
     wait = retry_after if retry_after is not None else max(resets, default=None)
+    wait = None if wait is None else min(wait, _LONGEST)
     name = _named(profile, list(codes), message)
     if name is None and of_day:
         name = _NAMES[of_day[0].names.dimension]
@@ -117,5 +121,5 @@ def _day(day: Day, now: float) -> tuple[float, float]:
 def _zone(day: Day) -> tzinfo:
     try:
         return UTC if day.zone == "UTC" else ZoneInfo(day.zone)
-    except ZoneInfoNotFoundError:  # Windows and the smallest of containers have no time zones
+    except (ZoneInfoNotFoundError, ValueError):  # Windows and the smallest of containers have no time zones
         return timezone(timedelta(hours=day.utc_offset))

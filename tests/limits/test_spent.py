@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfoNotFoundError
 
@@ -97,6 +97,12 @@ def test_a_time_of_hours_is_long_whatever_the_quota_is_called(seconds: float, lo
     assert heard("azure", headers=reset) == (Spent("", seconds) if long else None)
 
 
+def test_a_time_beyond_all_calendars_is_cut() -> None:
+    found = heard("azure", retry_after=1e300)
+    assert found is not None
+    assert found.seconds == 366 * 24 * HOUR
+
+
 def test_what_is_long_is_the_callers_to_say() -> None:
     assert heard("azure", retry_after=3_000, longest=3_600) is None
 
@@ -161,6 +167,7 @@ def test_where_the_machine_has_no_time_zones_it_is_winter(monkeypatch: pytest.Mo
     def none(name: str) -> Any:
         raise ZoneInfoNotFoundError(name)
 
+    assert spent_module._zone(Day(zone="../no/zone", utc_offset=-8)) == timezone(timedelta(hours=-8))
     monkeypatch.setattr(spent_module, "ZoneInfo", none)
     found = heard("gemini", GEMINI, now=datetime(2026, 7, 1, 20, tzinfo=UTC).timestamp())
     assert found is not None

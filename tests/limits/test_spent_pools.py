@@ -218,6 +218,19 @@ def test_still_spent_is_tried_later_and_later_but_not_past_midnight() -> None:
     assert pauses == [36, 72, 144, 288, 576, UNTOLD, UNTOLD, pytest.approx(HOUR - sum(pauses[:7]), abs=1)]
 
 
+def test_a_time_of_nothing_does_not_make_it_ask_again_and_again() -> None:
+    world = World()
+    world.answer(world.ask(), spent(0.0))
+    pauses = []
+    for _ in range(4):
+        world.answer(world.ask(math.inf), spent(0.0))
+        closing = world.pool.closing
+        assert closing is not None
+        pauses.append(closing.until - world.now)
+        world.after(pauses[-1])
+    assert pauses == [2, 4, 8, 16]
+
+
 def test_an_answer_that_was_under_way_does_not_make_it_later() -> None:
     world = World()
     under_way = [world.ask() for _ in range(5)]
