@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..limits.configured import ConfiguredLimit
     from ..limits.fetch import FetchResult
     from ..limits.learned import LearnedLimits
+    from ..limits.stores import View
 
 app = typer.Typer(
     name="limits",
@@ -93,12 +94,21 @@ def show(
         list[str] | None, typer.Argument(metavar="MODEL", help="LiteLLM's names, such as openai/gpt-5-mini.")
     ] = None,
     file: File = None,
+    store: Annotated[
+        str | None,
+        typer.Option("--store", help="A store of shared limits: also show how they stand now, for all its processes."),
+    ] = None,
+    group: Annotated[str, typer.Option("--group", help="Which group of limits in the store.")] = "default",
     as_json: shared.AsJson = False,
 ) -> None:
     """Show the limits in your file, those that were learned from answers, and, for MODELs, what providers publish.
 
-    Those of the file hold in runs that are given it; learned ones hold where nothing is given; published ones are the
-    last resort, and hold nowhere unless you take them.
+    Those of the file hold in programs that load it: `bulkllm run --limits FILE`, `bulkllm.load_limits()`. Learned ones
+    hold besides, for the account and the address that they were learned of, until they expire; of two limits the
+    smaller counts. Published ones hold nowhere unless you take them.
+
+    What is left of a limit at this moment, who waits and what is closed, is known to the program that runs: its
+    progress tells it, and `print(client.limiter.status())`. Of limits shared through a store, --store shows it.
     """
     from ..errors import ConfigError
     from ..limits.configured import limits_path, read_limits
@@ -111,19 +121,26 @@ def show(
     configured = [one for one in read_limits(path) if _holds(one.limit, models)] if path.exists() else []
     learned = [one for one in load(learned_at) if not models or one.model in models]
     tiers = [tier for entry in published() for tier in entry.tiers.values() if models and _holds(tier.limit, models)]
+    view = None if store is None else _look(store, group)
     if as_json:
-        _print(
-            {
-                "configured": {"file": str(path), "limits": [_configured(one) for one in configured]},
-                "learned": {"file": str(learned_at), "limits": [one.to_dict() for one in learned]},
-                "published": [_configured(one) for one in tiers],
-            }
-        )
+        told: dict[str, Any] = {
+            "configured": {"file": str(path), "limits": [_configured(one) for one in configured]},
+            "learned": {"file": str(learned_at), "limits": [one.to_dict() for one in learned]},
+            "published": [_configured(one) for one in tiers],
+        }
+        if view is not None:
+            told["shared"] = {"group": group, "left": view.left, "held": view.held, "closed": view.closed}
+        _print(told)
         return
     lines = [f"configured  {path}" if path.exists() else f"configured  nothing: `bulkllm limits fetch` makes {path}"]
     lines += _table([_line(one) for one in configured])
     lines += [f"learned     {learned_at}" if learned else "learned     nothing"]
     lines += _table([_learned_line(one) for one in learned])
+    if view is not None:
+        lines += [
+            f"shared      group {group!r}, as it stands now" if view.left else f"shared      nothing in {group!r}"
+        ]
+        lines += _table(_shared_lines(view))
     if models:
         lines += ["published   (by tier; nothing holds of it unless you take it)" if tiers else "published   nothing"]
         lines += _table([_line(one) for one in tiers])
@@ -163,6 +180,39 @@ def published(
         sys.stdout.write("\n".join(table_of(one) for one in found))
     else:
         sys.stdout.write("\n".join(_table([_line(one) for one in found])) + "\n")
+
+
+def _look(where: str, group: str) -> View:
+    """How the limits of a store stand. A file is not made by looking."""
+    from ..errors import ConfigError
+    from ..limits.stores import open_store
+
+    path = where.removeprefix("sqlite://")
+    if "://" not in path and not Path(path).exists():
+        raise ConfigError(f"--store {where}: there is no such file; it is made by the first program that shares limits")
+    with open_store(where) as store:
+        return store.look(group)
+
+
+def _shared_lines(view: View) -> list[tuple[str, str, str]]:
+    """For each limit: what is left of it, and how much of that is with how many processes."""
+    limits: dict[str, list[str]] = {limit: [] for limit in view.closed}  # of which nothing may have been used yet
+    for meter in view.left:
+        limits.setdefault(meter.rpartition("/")[0], []).append(meter)
+    lines = []
+    for limit, meters in sorted(limits.items()):
+        left = [f"{view.left[meter]:,.0f} {meter.rpartition('/')[2]}" for meter in meters]
+        holders = [held for held in view.held.values() if any(held.get(meter) for meter in meters)]
+        lent = [
+            f"{amount:,.0f} {meter.rpartition('/')[2]}"
+            for meter in meters
+            if (amount := sum(held.get(meter, 0.0) for held in holders))
+        ]
+        many = "1 process holds" if len(holders) == 1 else f"{len(holders)} processes hold"
+        told = [f"{many} {', '.join(lent)}"] if lent else []
+        told += [f"closed for {seconds:,.0f} s"] if (seconds := view.closed.get(limit, 0.0)) > 0 else []
+        lines.append((limit, f"left: {', '.join(left) or 'all'}", "; ".join(told)))
+    return lines
 
 
 def _print(value: object) -> None:
@@ -215,7 +265,7 @@ def _learned_line(one: LearnedLimits) -> tuple[str, str, str]:
     numbers += [f"{one.rate:,.3g} a second went well"] if one.rate is not None else []
     numbers += [one.window] if one.window is not None else []
     until = "until" if one.holds_at(datetime.now(UTC)) else "expired"
-    where = f"{one.endpoint}, account {one.scope}"
+    where = f"{one.endpoint or 'the provider'}, account {one.scope}"
     return one.model, ", ".join(numbers), f"{until} {one.expires_at:%Y-%m-%d %H:%M}, {where}"
 
 

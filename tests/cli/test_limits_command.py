@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from bulkllm.limits import fetch
 from bulkllm.limits.admin import admin_rows
 from bulkllm.limits.configured import read_limits
 from bulkllm.limits.learned import FILE_NAME, LearnedLimits, LearnedQuota, save
+from bulkllm.limits.stores import Claim, Meter, open_store
 
 KEY = "sk-admin-loopback-0123456789"
 
@@ -265,6 +267,40 @@ def test_show_of_nothing_says_how_to_get_something(command: Command, tmp_path: P
     assert broken.err.startswith(f"error: {path}:1: limit[0]: models is missing")
 
 
+def test_how_shared_limits_stand_is_shown_live_for_all_processes(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "shared.sqlite"
+    meters = (
+        Meter("rpm", "bucket", 600.0, pool="openai/*", whole=True),
+        Meter("in flight", "slots", 8.0, pool="openai/*"),
+        Meter("tpm", "bucket", 1e6, pool="claude"),
+    )
+    with open_store(path) as store:
+        for owner in ("one", "two"):
+            want = {"openai/*/rpm": 100.0, "openai/*/in flight": 3.0}
+            store.lease("default", Claim(owner, meters, 3600.0, want=want))
+        store.close("default", "claude", 3600.0)
+    done = command("limits", "show", "--store", str(path))
+    assert done.code == 0, done.err
+    lines = [" ".join(line.split()) for line in done.out.splitlines()]
+    at = lines.index("shared group 'default', as it stands now")
+    assert re.fullmatch(r"openai/\* left: 4\d\d rpm, 2 in flight 2 processes hold 200 rpm, 6 in flight", lines[at + 2])
+    assert re.fullmatch(r"claude left: all closed for 3,[56]\d\d s", lines[at + 1])
+    told = json.loads(command("limits", "show", "--store", f"sqlite://{path}", "--json").out)["shared"]
+    assert told["held"]["one"]["openai/*/in flight"] == 3.0
+    assert told["closed"]["claude"] > 3500
+    other = command("limits", "show", "--store", str(path), "--group", "elsewhere")
+    assert "shared      nothing in 'elsewhere'" in other.out
+    missing = command("limits", "show", "--store", str(tmp_path / "typo.sqlite"))
+    assert (missing.code, missing.out) == (2, "")
+    assert "typo.sqlite: there is no such file; it is made by the first program that shares limits" in missing.err
+    assert not (tmp_path / "typo.sqlite").exists()
+
+
+def test_limits_learned_at_the_providers_own_address_say_so(command: Command, tmp_path: Path) -> None:
+    learned(tmp_path, endpoint="")
+    assert "the provider, account 0123456789ab" in command("limits", "show").out
+
+
 def test_published_tiers_are_shown_and_can_be_taken(command: Command, tmp_path: Path) -> None:
     everything = command("limits", "published")
     assert everything.out.count("\n") > 60
@@ -288,7 +324,7 @@ def test_a_run_keeps_the_limits_of_the_file_and_of_the_options(
     class Stopped(bulkllm.BulkLLMError):
         """In place of the run."""
 
-    def client(limits: list[bulkllm.RateLimit]) -> None:
+    def client(limits: list[bulkllm.RateLimit], **_: object) -> None:
         seen.append(limits)
         raise Stopped("no run")
 
