@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import pytest
 
@@ -23,7 +23,7 @@ PROGRAM = textwrap.dedent(
     from bulkllm.errors import StoreUnavailable
     from bulkllm.limits.stores import Account, Meter, open_store
 
-    where, kind, quota, log, seconds = sys.argv[1:]
+    where, kind, quota, log, seconds, _ = sys.argv[1:]
     meter = Meter("rpm", kind, float(quota), 1.0, whole=True)
     account = Account([meter], ttl=1.0)
     store = open_store(where)
@@ -56,18 +56,21 @@ PROGRAM = textwrap.dedent(
 
 @dataclass
 class Crew:
-    """Processes that share one limit of ``quota`` a second, and what they spent."""
+    """Processes that share one limit of ``quota`` in ``period`` seconds, and what they spent."""
 
     folder: Path
     where: str
     kind: Kind
     quota: int
+    program: str = PROGRAM
+    period: float = 1.0
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, count: int, *, seconds: float) -> None:
         for _ in range(count):
             log = self.folder / f"log {len(self.running)}"
-            command = [sys.executable, "-c", PROGRAM, self.where, self.kind, str(self.quota), str(log), str(seconds)]
+            told = [self.where, self.kind, str(self.quota), str(log), str(seconds), str(self.period)]
+            command = [sys.executable, "-c", self.program, *told]
             self.running.append(subprocess.Popen(command, stderr=subprocess.PIPE))
 
     def spent(self, which: int | None = None) -> list[tuple[float, int]]:
@@ -97,12 +100,12 @@ class Crew:
         window = 0
         for last, (moment, amount) in enumerate(spent):
             if self.kind == "bucket":
-                level = min(self.quota, level + (moment - at) * self.quota) - amount
+                level = min(self.quota, level + (moment - at) * self.quota / self.period) - amount
                 at = moment
                 worst = max(worst, -level)
             else:
                 window += amount
-                while spent[first][0] <= moment - 1:
+                while spent[first][0] <= moment - self.period:
                     window -= spent[first][1]
                     first += 1
                 worst = max(worst, window - self.quota)
@@ -114,18 +117,20 @@ class Crew:
 
     def possible(self, seconds: float) -> float:
         """What the limit gives in a time that begins with a full bucket or an empty window."""
-        return self.quota * (1 + seconds if self.kind == "bucket" else math.ceil(seconds))
+        periods = seconds / self.period
+        return self.quota * (1 + periods if self.kind == "bucket" else math.ceil(periods))
 
 
-MakeCrew = Callable[[str, Kind, int], Crew]
+class MakeCrew(Protocol):
+    def __call__(self, where: str, kind: Kind, quota: int, program: str = PROGRAM, period: float = 1.0) -> Crew: ...
 
 
 @pytest.fixture
 def crew(tmp_path: Path) -> Iterator[MakeCrew]:
     made: list[Crew] = []
 
-    def make(where: str, kind: Kind, quota: int) -> Crew:
-        made.append(Crew(tmp_path, where, kind, quota))
+    def make(where: str, kind: Kind, quota: int, program: str = PROGRAM, period: float = 1.0) -> Crew:
+        made.append(Crew(tmp_path, where, kind, quota, program, period))
         return made[-1]
 
     yield make
