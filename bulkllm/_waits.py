@@ -26,14 +26,15 @@ OTHER: Final = "(other)"
 _OF: Final = " of "
 
 # What a reason's first part means, and what is to be done where it takes most of the time.
-_ASK: Final = "if the provider allows more, raise it; if not, ask it for more or use a further account"
+_ASK: Final = "if your account allows more; if not, ask the provider for more, or use a further account"
+_SHORTER: Final = "or set a smaller max_tokens"
 _MEANING: Final[Mapping[str, tuple[str, str]]] = {
-    "rpm": ("requests per minute", f"rpm is what bounds this: {_ASK}"),
-    "tpm": ("tokens per minute", f"tpm is what bounds this: {_ASK}; or bound answers by a smaller max_tokens"),
-    "itpm": ("input tokens per minute", f"itpm is what bounds this: {_ASK}; or send shorter prompts"),
-    "otpm": ("output tokens per minute", f"otpm is what bounds this: {_ASK}; or bound answers by a smaller max_tokens"),
-    "rpd": ("requests per day", f"rpd is what bounds this: {_ASK}"),
-    "tpd": ("tokens per day", f"tpd is what bounds this: {_ASK}"),
+    "rpm": ("requests per minute", f"raise rpm {_ASK}"),
+    "tpm": ("tokens per minute", f"raise tpm {_ASK}, {_SHORTER}"),
+    "itpm": ("input tokens per minute", f"raise itpm {_ASK}, or send shorter prompts"),
+    "otpm": ("output tokens per minute", f"raise otpm {_ASK}, {_SHORTER}"),
+    "rpd": ("requests per day", f"raise rpd {_ASK}"),
+    "tpd": ("tokens per day", f"raise tpd {_ASK}"),
     "pace": (
         "a pace that was found by trying, for the provider tells no limit",
         "configure the limit if you know it, or ask the provider for more",
@@ -124,6 +125,8 @@ def shares_of(waits: Mapping[str, float], provider: float = 0.0) -> dict[str, fl
 def advice(shares: Mapping[str, float], of: str = "time") -> list[str]:
     """What most of the time went on, and what to raise: a sentence for each thing that matters, the largest first.
 
+    There is one at least, where there was any time.
+
     Reasons of one kind are taken together, so that many models that each wait for their own requests per minute are
     seen as one thing.
 
@@ -134,7 +137,7 @@ def advice(shares: Mapping[str, float], of: str = "time") -> list[str]:
     ordered = sorted(by_kind(shares).items(), key=lambda item: (-item[1], item[0]))
     told = []
     for place, (kind, share) in enumerate(ordered):
-        if share < _WORTH_SAYING or (place and kind == PROVIDER):
+        if place and (share < _WORTH_SAYING or kind == PROVIDER):
             continue
         meaning, cure = _MEANING.get(kind, (kind, "look at the limiter's status"))
         limits = sorted(

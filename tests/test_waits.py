@@ -34,7 +34,9 @@ def test_shares_add_up_to_the_whole_and_the_largest_is_first(waits: dict[str, fl
     assert (sum(shares.values()) == pytest.approx(1.0)) if shares else not any([provider, *waits.values()])
     assert list(shares.values()) == sorted(shares.values(), reverse=True)
     assert by_kind(shares).keys() == {kind_of(reason) for reason in shares}
-    for sentence in advice(shares):
+    told = advice(shares)
+    assert bool(told) == bool(shares)
+    for sentence in told:
         assert sentence.endswith(".")
 
 
@@ -58,9 +60,9 @@ def test_what_is_lumped_keeps_its_kind() -> None:
 def test_where_the_limits_hold_up_they_are_named_and_what_to_raise() -> None:
     told = advice(shares_of({"rpm of openai/*": 70.0, RETRIES: 15.0, "closed of openai/gpt-5": 1.0}, 14.0))
     assert len(told) == 2
-    assert told[0].startswith("Most of the time (70%) went on waiting for requests per minute of openai/*: rpm is ")
+    assert told[0].startswith("Most of the time (70%) went on waiting for requests per minute of openai/*: raise rpm ")
     assert "ask" in told[0]
-    assert "raise it" in told[0]
+    assert "a further account" in told[0]
     assert told[1].startswith("15% of the time went on retries: ")
 
 

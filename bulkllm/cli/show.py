@@ -67,6 +67,8 @@ def usage_lines(totals: Totals) -> list[str]:
     if latency.count:
         lines.append(f"latency   p50 {latency.p50:.2f} s, p95 {latency.p95:.2f} s, p99 {latency.p99:.2f} s")
     lines.append(f"limits    a call waited {totals.waited / totals.requests:.1f} s for them on average")
+    if totals.waits:
+        lines += [f"time      {sentence}" for sentence in totals.advice[:1]]
     retries = totals.attempts - latency.count
     if retries > 0:
         refused = f", {totals.refused:,} of all attempts refused for a limit" if totals.refused else ""

@@ -79,7 +79,7 @@ def test_a_report_of_a_results_file_for_people(
     assert "up to $1.2500 more may be charged" in said
     assert re.search(r"requests per minute of openai/\* +150.0 s +66.7%", said)
     assert re.search(r"the provider's answers +60.0 s +26.7%", said)
-    assert "Most of the time (67%) went on waiting for requests per minute of openai/*: rpm is what bounds this" in said
+    assert "Most of the time (67%) went on waiting for requests per minute of openai/*: raise rpm if" in said
 
 
 @pytest.mark.parametrize("make", [results, kept], ids=["results", "records"])
@@ -153,4 +153,5 @@ def test_a_run_in_which_nothing_was_sent_is_shown_all_the_same() -> None:
         tracker.record(record)
     lines = usage_lines(tracker.total)
     assert "retries   10, 5 of all attempts refused for a limit" in lines
+    assert lines[4].startswith("time      Most of the time (67%) went on waiting for requests per minute of openai/*: ")
     assert "uncertain attempts of 5 calls were given up: up to $1.2500 more may be charged" in lines
