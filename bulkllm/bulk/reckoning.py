@@ -243,7 +243,7 @@ class Reckoning(Intake):
         ask = super()._to_be_asked(slot, draft, print_, index, number)
         self.changed += finished and ask
         if draft is not None:
-            body = {**self._shapers[number].options, **draft.own, "model": draft.model}
+            body = self._shapers[number].body(draft)
             line = self.lines.get(draft.pool)
             if line is None:
                 foreseen = self._client.foresee(draft.operation, **body)

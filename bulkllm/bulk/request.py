@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ..errors import ConfigError, RequestFileError
 from .identity import bare_url, fingerprint, key_of_body, key_of_id, tokens
@@ -67,12 +67,37 @@ class BulkRequest:
     variant: str | None = None
 
 
+class Meant(NamedTuple):
+    """What a row means by the model that it names.
+
+    Attributes:
+        model: LiteLLM's name.
+        options: of a preset, with all that the run and the row say themselves; None where it is a plain name.
+        system: the preset's system prompt.
+        slug: the preset's name.
+        chat_only: what the preset sets that no other call than a completion knows.
+    """
+
+    model: str
+    options: dict[str, Any] | None = None
+    system: str | None = None
+    slug: str | None = None
+    chat_only: tuple[str, ...] = ()
+
+
+Meaning: TypeAlias = Callable[[str, Mapping[str, Any]], Meant]
+"""Tells what a row means by its model, given the name and the row's own options."""
+
+
 @dataclass(slots=True)
 class Draft:
     """A row that has been understood, before it is known whether it will be asked for.
 
     Attributes:
         own: the row's own keyword arguments; the run's are not in it.
+        preset: the name of the preset that the row asks for. Its options stand between the run's and the row's, so that
+            ``own`` holds all three.
+        written: the row's own keyword arguments as they were written, where it names its own model.
     """
 
     custom_id: str | None
@@ -81,11 +106,14 @@ class Draft:
     carried: dict[str, Any]
     model: str
     endpoint: str | None
+    preset: str | None = None
+    written: dict[str, Any] | None = None
 
     @property
     def pool(self) -> tuple[str, str | None, str | None]:
         """Rows of one pool share their luck: model, endpoint, and the row's own key if it has one."""
-        return self.model, self.endpoint, self.own.get("api_key")
+        written = self.own if self.written is None else self.written
+        return self.model, self.endpoint, written.get("api_key")
 
 
 class Shaper:
@@ -96,9 +124,11 @@ class Shaper:
         options: LiteLLM's keyword arguments for every row; a row's own win.
         endpoint: a declared name which stands for the base URL where rows are compared with earlier ones.
         system: a system message for rows that have none of their own.
+        run_system: the same, as far as the run says it and not the preset that is its model.
         template: makes the prompt out of a row's columns, for rows that are not whole requests.
         label: what the model is called among several: its preset's name, or its own.
         several: whether it is one of several that all rows are asked of.
+        meaning: tells what rows mean that name their own model; without it, what they say.
     """
 
     def __init__(
@@ -108,9 +138,11 @@ class Shaper:
         options: Mapping[str, Any] | None = None,
         endpoint: str | None = None,
         system: str | None = None,
+        run_system: str | None = None,
         template: Callable[[Mapping[str, Any]], str] | None = None,
         label: str | None = None,
         several: bool = False,
+        meaning: Meaning | None = None,
     ) -> None:
         self.label = label or (model if isinstance(model, str) else "")
         self.variant = self.label if several else None
@@ -130,11 +162,13 @@ class Shaper:
         self._model = model
         self._endpoint = endpoint
         self._system = system
+        self._run_system = run_system
         self._template = template
         try:
             self._tokens = tokens({**self._options, "model": model})
         except (ValueError, RecursionError) as error:
             raise error if isinstance(error, ConfigError) else ConfigError(f"an option of the run: {error}") from error
+        self._meaning = meaning
         self._run_base = _base_of(self._options)
         self._known_columns: set[str] = set()
         self._environment_bases: dict[str, str | None] = {}
@@ -164,8 +198,10 @@ class Shaper:
         body = raw.get("body")
         if isinstance(body, _OBJECT) and ("url" in raw or "method" in raw or "messages" in body or "input" in body):
             operation, own, carried = self._batch_row(raw, body)
+            system = None
         else:
             operation, own, carried = self._plain_row(raw)
+            system = own.pop("system", None)
         if own.pop("stream", None):
             raise RequestFileError('a row cannot stream: its answer is collected whole; remove "stream"')
         own.pop("stream_options", None)
@@ -177,7 +213,41 @@ class Shaper:
             raise RequestFileError('no model: give the run one, or the row a "model"')
         if not isinstance(model, str):
             raise RequestFileError(f'"model" must be text, not {type(model).__name__}')
-        return Draft(_custom_id(raw), operation, own, carried, model, self._endpoint_of(own, model))
+        draft = Draft(_custom_id(raw), operation, own, carried, model, None)
+        prompt = self._system
+        if own.get("model") and self._meaning is not None:
+            prompt = self._named(draft, self._meaning, system)
+        if operation == "completion":
+            draft.own["messages"] = _with_system(draft.own["messages"], system, prompt)
+        draft.endpoint = self._endpoint_of(draft)
+        return draft
+
+    def _named(self, draft: Draft, meaning: Meaning, system: object) -> str | None:
+        """Put what a row means by its own model into its draft; the system prompt that holds then."""
+        own = draft.own
+        asked: dict[str, Any] = {name: own[name] for name in ("messages", "input") if name in own}
+        try:
+            meant = meaning(draft.model, {name: value for name, value in own.items() if name not in asked})
+        except ConfigError as error:
+            raise RequestFileError(f'"model" {draft.model!r:.80} cannot be used: {error}') from None
+        prompt = self._system
+        if meant.options is not None:
+            if meant.chat_only and draft.operation != "completion":
+                told = ", ".join(meant.chat_only)
+                raise RequestFileError(f"preset {meant.slug!r} sets {told}, which {draft.operation} cannot be given")
+            prompt = self._run_system
+            draft.preset = meant.slug
+            draft.own = {**meant.options, **asked}
+        draft.written = dict(own)
+        if draft.operation == "completion":
+            draft.written["messages"] = _with_system(asked["messages"], system, prompt)
+        draft.model = draft.own["model"] = meant.model
+        return prompt or meant.system
+
+    def body(self, draft: Draft) -> dict[str, Any]:
+        """All keyword arguments of a draft: the run's, then its own. May hold a key."""
+        options = self._options if draft.preset is None else {}
+        return {**options, **draft.own, "model": draft.model}
 
     def identify(self, draft: Draft) -> tuple[bytes, bytes]:
         """The key (of the first of equal bodies) and the fingerprint of a draft.
@@ -187,10 +257,13 @@ class Shaper:
         """
         try:
             own = tokens(draft.own)
-            print_ = fingerprint(draft.operation, draft.endpoint, {**self._tokens, **own})
+            asked = own if draft.preset is not None else {**self._tokens, **own}
+            print_ = fingerprint(draft.operation, draft.endpoint, asked)
             if draft.custom_id is not None:
                 return key_of_id(draft.custom_id), print_
-            return key_of_body(draft.operation, own), print_
+            # What a name means may change: then the row has changed, and is not another one.
+            written = own if draft.written is None else tokens(draft.written)
+            return key_of_body(draft.operation, written), print_
         except UnicodeEncodeError:
             problem = "holds half of a surrogate pair (such as \\ud83d alone), which is no character and cannot be sent"
         except RecursionError:
@@ -203,8 +276,8 @@ class Shaper:
 
     def request(self, draft: Draft, *, index: int, key: bytes, print_: bytes) -> BulkRequest:
         """The finished request of a draft."""
-        body = {**self._options, **draft.own, "model": draft.model}
-        variant = None if draft.own.get("model") else self.variant
+        body = self.body(draft)
+        variant = draft.preset if draft.own.get("model") else self.variant
         return BulkRequest(
             index,
             draft.custom_id,
@@ -250,7 +323,9 @@ class Shaper:
             if not isinstance(prompt, str):
                 raise RequestFileError(f'"prompt" must be text, not {type(prompt).__name__}')
             messages = [{"role": "user", "content": prompt}]
-        own["messages"] = self._with_system(_checked_messages(messages), system)
+        own["messages"] = _checked_messages(messages)
+        if system is not None:
+            own["system"] = system
         return "completion", own, carried
 
     def _batch_row(
@@ -271,24 +346,12 @@ class Shaper:
         if own.get(wanted) is None and not (operation == "responses" and "prompt" in own):
             raise RequestFileError(f'the "body" of a request to {raw.get("url", operation)} needs "{wanted}"')
         if operation == "completion":
-            own["messages"] = self._with_system(_checked_messages(own["messages"]), None)
+            own["messages"] = _checked_messages(own["messages"])
         carried: dict[str, Any] = {}
         for name, value in raw.items():
             if name not in ("custom_id", "method", "url", "body"):
                 self._carry(carried, name, value)
         return operation, own, carried
-
-    def _with_system(self, messages: list[Any], own: object) -> list[Any]:
-        first = messages[0]
-        role = first.get("role") if isinstance(first, _OBJECT) else getattr(first, "role", None)
-        has_one = role in ("system", "developer")
-        if own is not None:
-            if not isinstance(own, str):
-                raise RequestFileError(f'"system" must be text, not {type(own).__name__}')
-            if has_one:
-                raise RequestFileError('the row has a "system" and its "messages" begin with one too; keep one of them')
-        system = own if own is not None else None if has_one else self._system
-        return messages if system is None else [{"role": "system", "content": system}, *messages]
 
     def _carry(self, carried: dict[str, Any], name: object, value: object) -> None:
         if not isinstance(name, str):
@@ -302,9 +365,9 @@ class Shaper:
         if name == "token" or not is_secret(name):
             carried[name] = value
 
-    def _endpoint_of(self, own: Mapping[str, Any], model: str) -> str | None:
-        base = _base_of(own)
-        if base is not None:
+    def _endpoint_of(self, draft: Draft) -> str | None:
+        base, model = _base_of(draft.own), draft.model
+        if base is not None and (draft.preset is None or base != self._run_base):
             return bare_url(base)
         if self._endpoint is not None:
             return self._endpoint
@@ -325,6 +388,20 @@ def secrets_of(options: Mapping[str, Any]) -> tuple[str, ...]:
             values = value.values() if isinstance(value, Mapping) else [value]
             found += [text for text in values if isinstance(text, str) and len(text) >= 6]  # noqa: PLR2004 - shorter ones would blank out words
     return tuple(found)
+
+
+def _with_system(messages: list[Any], own: object, default: str | None) -> list[Any]:
+    """Messages with a system message before them: the row's own, the one that they begin with, or the default."""
+    first = messages[0]
+    role = first.get("role") if isinstance(first, _OBJECT) else getattr(first, "role", None)
+    has_one = role in ("system", "developer")
+    if own is not None:
+        if not isinstance(own, str):
+            raise RequestFileError(f'"system" must be text, not {type(own).__name__}')
+        if has_one:
+            raise RequestFileError('the row has a "system" and its "messages" begin with one too; keep one of them')
+    system = own if own is not None else None if has_one else default
+    return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
 def _base_of(options: Mapping[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import models
 from ..errors import ConfigError
-from .request import Shaper
+from .request import Meant, Shaper
 from .template import prompt_template
 
 
@@ -34,6 +34,7 @@ def shapers_of(
     asked = list(model) if several else [model]
     if not asked:
         raise ConfigError("model=[] names no model")
+    meaning = Meanings(options)
     shapers = []
     for one in asked:
         if several and one is None:
@@ -47,8 +48,10 @@ def shapers_of(
                 endpoint=endpoint,
                 system=its_system if system is None else system,
                 template=template,
+                run_system=system,
                 label=label,
                 several=len(asked) > 1,
+                meaning=meaning,
             )
         )
     labels = [shaper.label for shaper in shapers]
@@ -56,6 +59,33 @@ def shapers_of(
         if labels.count(label) > 1:
             raise ConfigError(f"model= names {label!r} more than once; to ask one model in two ways give two presets")
     return shapers
+
+
+class Meanings:
+    """What rows mean that name their own model: a LiteLLM name, an alias, or a preset's slug.
+
+    They are looked up here and not in each call, so that rows are known to have changed when the preset has.
+
+    Args:
+        said: the options that the run itself says, without those of a preset that is its model.
+    """
+
+    def __init__(self, said: Mapping[str, Any]) -> None:
+        self._said = {name: value for name, value in said.items() if value is not None}
+
+    def __call__(self, name: str, own: Mapping[str, Any]) -> Meant:
+        """What a row means; its own options and then the run's go before the preset's.
+
+        Raises:
+            ConfigError: the preset cannot be used.
+        """
+        options = {**self._said, **own}
+        options.pop("model", None)
+        meant = models.registry().called(name, options)
+        if isinstance(meant, str):
+            return Meant(meant)
+        merged = meant.with_options(options)
+        return Meant(merged.pop("model"), merged, meant.system_prompt, meant.slug, meant.only_for_completion)
 
 
 def from_preset(model: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], str | None]:
