@@ -3,10 +3,14 @@
     python benchmarks/enforced.py                 # the short scenes: some 8 minutes
     python benchmarks/enforced.py bucket sliding  # these only
     python benchmarks/enforced.py --all           # those of several minutes too
+    python benchmarks/enforced.py bucket sliding --peers   # beside packages with a rate limiter: some 7 minutes
 
 The provider is `bulkllm.testing.FakeProvider` in a process of its own and enforces its limits; the calls go through
 `bulkllm.Client.acompletion` and LiteLLM. Each scene tells the seconds it took beside the least that the limit allows,
 and the share of requests that were refused. One scene at a time, for they are bound by time and not by this machine.
+
+The peers (`peers/`) play the scenes in which limit and window are known: they are told the limit, and none of them can
+be told the window. Each has an environment and a process of its own, and is warmed up on another server.
 """
 
 from __future__ import annotations
@@ -23,9 +27,14 @@ from typing import Any
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 os.environ["BULKLLM_STATE_DIR"] = tempfile.mkdtemp(prefix="bulkllm-benchmark-")  # what is learned stays here
 
+from peers import environments
+
 from bulkllm import Client, RateLimit, RateLimiter
 from bulkllm.testing import FakeProvider
 
+PEERS = ("lm-deluge", "async-batch-llm", "infermesh")
+PEERS_SCENES = ("bucket", "sliding")
+REPLY_TOKENS = (5, 20)
 MODEL = "openai/fake-model"
 LATENCY = 0.3
 IN_FLIGHT = 100
@@ -86,10 +95,13 @@ def where(server: Any) -> dict[str, Any]:
     return {"api_base": server.openai_base, "api_key": "sk-fake"}
 
 
+def serving(scene: Scene) -> Any:
+    return FakeProvider.spawn(latency=LATENCY, reply_tokens=REPLY_TOKENS, **scene.server)
+
+
 async def play(scene: Scene) -> tuple[float, int, int]:
     """Seconds, refusals, failures."""
-    reply = (5, 20)
-    with FakeProvider.spawn(latency=LATENCY, reply_tokens=reply, **scene.server) as server:
+    with serving(scene) as server:
         client = Client(RateLimiter(scene.told))
         options = where(server) | ({} if scene.max_tokens is None else {"max_tokens": scene.max_tokens})
         numbers = iter(range(scene.requests))
@@ -113,11 +125,32 @@ async def play(scene: Scene) -> tuple[float, int, int]:
         return took, client.usage.total.refused, failures
 
 
+def play_peer(peers: environments.Peers, name: str, scene: Scene) -> tuple[float, int, int] | None:
+    """Seconds, refusals, failures of a peer's."""
+    with serving(scene) as server, FakeProvider.spawn() as warm:
+        told = peers.run(
+            name, base=server.openai_base, warm_base=warm.openai_base, rows=scene.requests, in_flight=IN_FLIGHT,
+            rpm=RPM, series="question",
+        )  # fmt: skip
+        return None if told is None else (told["seconds"], server.report().refused, scene.requests - told["done"])
+
+
+def tell(name: str, scene: Scene, played: tuple[float, int, int], says: str) -> None:
+    took, refused, failures = played
+    print(
+        f"{name:<16} {took:6.1f} s, at least {scene.ideal:5.1f} s ({took / scene.ideal - 1:+.1%}), "
+        f"{refused} refused ({refused / scene.requests:.2%}), {failures} lost: {says}",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", nargs="*", choices=[*SCENES, []], metavar="SCENE", help=", ".join(SCENES))
     parser.add_argument("--all", action="store_true", help="those of several minutes too")
+    environments.add_options(parser, PEERS)
     options = parser.parse_args()
+    peers = environments.chosen(options)
     chosen = options.scenes or [name for name, scene in SCENES.items() if options.all or not scene.long]
     with FakeProvider() as warm:  # LiteLLM's first call takes a second
         asyncio.run(
@@ -125,12 +158,11 @@ def main() -> None:
         )
     for name in chosen:
         scene = SCENES[name]
-        took, refused, failures = asyncio.run(play(scene))
-        print(
-            f"{name:<16} {took:6.1f} s, at least {scene.ideal:5.1f} s ({took / scene.ideal - 1:+.1%}), "
-            f"{refused} refused ({refused / scene.requests:.2%}), {failures} lost: {scene.says}",
-            flush=True,
-        )
+        tell(name, scene, asyncio.run(play(scene)), scene.says)
+        for peer in list(peers.present) if name in PEERS_SCENES else []:
+            played = play_peer(peers, peer, scene)
+            if played is not None:
+                tell(name, scene, played, peers.present[peer].label)
 
 
 if __name__ == "__main__":
