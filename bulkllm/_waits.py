@@ -72,11 +72,20 @@ _WORTH_SAYING: Final = 0.1
 _NAMED: Final = 3  # limits that a sentence names
 
 
+def reason_of(what: str, limit: str) -> str:
+    """The reason of those who wait for a limit.
+
+    Args:
+        what: of the limit, as the limiter calls it. A burst (``rpm burst``) is refilled at its quota's rate: over any
+            length of time that is what bounds it.
+        limit: its name.
+    """
+    return f"{_DAYS.get(what, what).removesuffix(' burst')}{_OF}{limit}"
+
+
 def kind_of(reason: str) -> str:
     """What a reason's time went on, whichever limit it was."""
-    kind = reason.partition(_OF)[0]
-    kind = _DAYS.get(kind, kind)
-    return kind.removesuffix(" burst")  # which is refilled at the quota's rate: over any length of time that bounds it
+    return reason.partition(_OF)[0]
 
 
 def limit_of(reason: str) -> str:

@@ -17,12 +17,13 @@ from bulkllm._waits import (
     kind_of,
     limit_of,
     lumped,
+    reason_of,
     shares_of,
 )
 
 REASONS = [
     "rpm of openai/*", "rpm of anthropic/*", "tpm of openai/*", "closed of openai/gpt-5", "in flight of the fives",
-    "rpm burst of groq/*", "pace of house/m", BUDGET, RETRIES, IDENTICAL, "something new of x",
+"pace of house/m", BUDGET, RETRIES, IDENTICAL, "something new of x",
 ]  # fmt: skip
 waits = st.dictionaries(st.sampled_from(REASONS), st.floats(0, 1e9))
 
@@ -42,8 +43,9 @@ def test_shares_add_up_to_the_whole_and_the_largest_is_first(waits: dict[str, fl
 
 def test_a_reason_is_a_kind_and_a_limit() -> None:
     assert (kind_of("rpm of openai/*"), limit_of("rpm of openai/*")) == ("rpm", "openai/*")
-    assert (kind_of("rpm burst of a of b"), limit_of("rpm burst of a of b")) == ("rpm", "a of b")
-    assert kind_of("requests per day of gemini/x") == "rpd"
+    assert (kind_of("rpm of a of b"), limit_of("rpm of a of b")) == ("rpm", "a of b")
+    assert reason_of("rpm burst", "a of b") == "rpm of a of b"
+    assert reason_of("requests per day", "gemini/x") == "rpd of gemini/x"
     assert (kind_of(BUDGET), limit_of(BUDGET)) == (BUDGET, "")
     assert described("itpm of anthropic/*") == "input tokens per minute of anthropic/*"
     assert described("something new of x") == "something new of x"
@@ -51,7 +53,6 @@ def test_a_reason_is_a_kind_and_a_limit() -> None:
 
 def test_what_is_lumped_keeps_its_kind() -> None:
     assert lumped("rpm of openai/*") == f"rpm of {OTHER}"
-    assert lumped("rpm burst of openai/*") == f"rpm of {OTHER}"
     assert lumped("budget") == "budget"
     assert lumped("something new of x") == lumped("anything") == OTHER
     assert all(lumped(lumped(reason)) == lumped(reason) for reason in REASONS)

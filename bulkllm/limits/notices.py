@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -50,6 +51,17 @@ class Notices:
         self.unsaid: deque[tuple[int, str]] = deque(maxlen=_MOST)
         self._told: dict[Discovered, _Told] = {}
 
+    def remembered(self, pool: Discovered) -> None:
+        """A model's calls begin with what was learned in an earlier run."""
+        known = pool.knowledge()
+        told = self._of(pool)
+        told.quotas.update({name: amount for name, (amount, _) in known.quotas.items()})
+        told.paced = known.rate is not None
+        what = _listed(told.quotas)
+        what += [f"about {known.rate * 60:,.3g} requests a minute went well"] if known.rate is not None else []
+        if what:
+            self._note(logging.INFO, f"limit of {_name(pool)} remembered from an earlier run: {', '.join(what)}")
+
     def learned(self, pool: Discovered, now: float) -> None:
         """Something was learned of a pool's limits."""
         told = self._of(pool)
@@ -59,9 +71,9 @@ class Notices:
         much = any(_differ(amount, told.quotas.get(name, amount)) for name, amount in news.items())
         if news:
             loud = first or (much and now - told.at >= _SELDOM)
-            what = ", ".join(f"{amount:,g} {name}" for name, amount in news.items())
             verb = "learned from the provider's answers" if first else "changed by the provider"
-            self._note(logging.INFO if loud else logging.DEBUG, f"limit of {_name(pool)} {verb}: {what}")
+            text = f"limit of {_name(pool)} {verb}: {', '.join(_listed(news))}"
+            self._note(logging.INFO if loud else logging.DEBUG, text)
             if loud:
                 told.quotas.update(news)
                 told.at = now
@@ -126,6 +138,10 @@ _FAR: Final = 366 * 86_400.0
 
 def _differ(one: float, other: float) -> bool:
     return one >= _MUCH * other or other >= _MUCH * one
+
+
+def _listed(quotas: Mapping[str, float]) -> list[str]:
+    return [f"{amount:,g} {name}" for name, amount in quotas.items()]
 
 
 def _name(pool: Discovered) -> str:

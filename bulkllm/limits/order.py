@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from .._waits import reason_of
 from .lanes import Lane, Ticket
 from .pool import Amounts, Pool
 
@@ -85,4 +86,4 @@ class Round:
 def _reason(holding: list[Pool], amounts: Amounts, now: float) -> str:
     """What holds a request up longest: a limit and its dimension."""
     pool = max(holding, key=lambda pool: pool.ready_at(amounts, now)) if len(holding) > 1 else holding[0]
-    return f"{pool.bottleneck(amounts, now)} of {pool.name}"
+    return reason_of(pool.bottleneck(amounts, now), pool.name)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from bulkllm.errors import LimitTimeout
 from bulkllm.limits import RateLimit, RateLimiter, notices
-from bulkllm.limits.discovery import LET_IN, Word
+from bulkllm.limits.discovery import LET_IN, Knowledge, Word
 from bulkllm.limits.feedback import Observation
+from bulkllm.limits.memory import LimitMemory
 from bulkllm.limits.origin import Origin, Origins
 from bulkllm.limits.profiles import HeaderNames
 from bulkllm.limits.reservation import Reservation
@@ -167,3 +169,20 @@ def test_where_nobody_listens_nothing_is_prepared(caplog: pytest.LogCaptureFixtu
         world.hear(Word("refused", (), 300.0))
         assert not world.limiter._notices.unsaid
     assert world.said() == []
+
+
+def test_what_was_remembered_is_said_once_and_a_change_of_it_is_a_change(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    memory = LimitMemory(tmp_path / "learned.json")
+    memory.note(ORIGIN, MODEL, Knowledge({"rpm": (500.0, 60.0)}, "bucket", None))
+    memory.flush()
+    with caplog.at_level(logging.INFO, "bulkllm"):
+        world = World(caplog)
+        world.limiter = RateLimiter(clock=world.clock, memory=memory)
+        world.tell(500)
+        world.tell(500)
+        where = f"{MODEL} at https://llm.example.org/v1"
+        assert world.said() == [f"limit of {where} remembered from an earlier run: 500 rpm"]
+        world.tell(1000)
+        assert world.said() == [f"limit of {where} changed by the provider: 1,000 rpm"]
