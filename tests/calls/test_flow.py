@@ -19,6 +19,7 @@ from bulkllm import (
     ConfigError,
     ImpossibleRequest,
     LimitTimeout,
+    QuotaExhausted,
     RateLimit,
     RateLimiter,
     RetryPolicy,
@@ -35,7 +36,12 @@ from bulkllm.calls.flow import call_flow
 from bulkllm.calls.fold import StreamFold
 from bulkllm.calls.lane import Answer, Target
 from bulkllm.calls.parts import Parts
+from bulkllm.calls.quota import quota_of
 from bulkllm.calls.stream import CallStream
+from bulkllm.limits.discovery import Word
+from bulkllm.limits.origin import Origin
+from bulkllm.limits.profiles import profile_of
+from bulkllm.limits.spent import Spent
 from bulkllm.testing import FakeClock
 
 MODEL = "openai/gpt-5-mini"
@@ -914,3 +920,36 @@ def test_nothing_is_counted_where_no_limit_counts_tokens() -> None:
     world = World(rpm=60)
     world.parts = replace(world.parts, counter=TokenCounter())
     world.play(call(), good())  # which knows no effect of that kind
+
+
+# -- a quota of a day ----------------------------------------------------------------------------------------
+
+
+class Spending(World):
+    """While a call waits for its next attempt, another one is told that the quota of the day is spent."""
+
+    def _perform(self, effect: Any, script: Any, took: float) -> Any:
+        if isinstance(effect, Sleep):
+            another = self.limiter.reserve(MODEL, origin=ORIGIN).acquire()
+            another.mark_sent()
+            another.release(word=Word("refused", (), None, Spent("requests per day", 3_600.0)))
+        return super()._perform(effect, script, took)
+
+
+ORIGIN = Origin("openai", "", "0" * 12, profile_of("openai"))
+
+
+def test_a_retry_that_finds_the_day_spent_raises_what_it_was_tried_again_for() -> None:
+    world = Spending(RateLimiter(clock=FakeClock(1000.0), memory=None))
+    with pytest.raises(ProviderError) as caught:
+        world.play(call(origin=ORIGIN), SERVER)
+    assert caught.value.failure == SERVER
+    told = quota_of(caught.value)
+    assert told is not None
+    assert (told.quota, told.retry_after) == ("requests per day", 3_600.0)
+    record = record_of_error(caught.value)
+    assert record is not None
+    assert (record.outcome, record.attempts) == ("ProviderError", 1)
+    with pytest.raises(QuotaExhausted):
+        world.play(call(origin=ORIGIN), good())
+    assert len(world.sent) == 1

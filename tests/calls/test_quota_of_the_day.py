@@ -199,6 +199,28 @@ def test_refusals_that_are_waited_for_are_no_failed_attempts() -> None:
     assert report.refused < 150  # not all of those who wait, each time that one may go
 
 
+def test_only_refusals_that_are_waited_for_are_spared() -> None:
+    """Two attempts at most: the day's refusals do not count, the provider's fault does."""
+    fault = Fault("status", status=500, after=1, first=1)
+    with FakeProvider(rpd=1, period=0.0003, faults=[fault]) as server:
+        client = client_of(wait_for_quota=True, retry=RetryPolicy(max_attempts=2, base_delay=0.01))
+        options = options_for("openai", server)
+        for _ in range(2):
+            assert client.completion(**options).choices
+        assert server.report().statuses[500] == 1
+        assert server.report().refused >= 1
+
+
+def test_it_is_known_before_a_budget_is_asked() -> None:
+    with FakeProvider(rpd=1) as server:
+        client, options = client_of(budget=Budget(max_requests=2)), options_for("openai", server)
+        client.completion(**options)
+        with pytest.raises(_litellm.load().RateLimitError):
+            client.completion(**options)
+        with pytest.raises(QuotaExhausted):  # and not BudgetExceeded, nor a wait for room in it
+            client.completion(**options)
+
+
 @pytest.mark.parametrize("limits", [{"wait_for_quota": 60}, {"wait_for_quota": True, "deadline": 30.0}])
 def test_a_wait_that_would_be_too_long_is_not_begun(
     spent: tuple[FakeProvider, dict[str, Any], str], limits: dict[str, Any]
