@@ -10,6 +10,7 @@ in time goes on with an estimate.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any, Final
@@ -26,9 +27,10 @@ PATIENCE: Final = 3.0
 class _Tokenizer:
     """Whether a model's tokenizer is at hand."""
 
-    __slots__ = ("complained", "loaded", "loading")
+    __slots__ = ("complained", "loaded", "loading", "process")
 
     def __init__(self) -> None:
+        self.process = os.getpid()
         self.loading = threading.Lock()
         self.loaded = threading.Event()
         self.complained = False
@@ -58,8 +60,11 @@ class TokenCounter:
             return asked
         model = call.model.removeprefix(f"{call.provider}/")  # LiteLLM knows Anthropic's tokenizer by the bare name
         tokenizer = self._tokenizers.get(model) or self._tokenizers.setdefault(model, _Tokenizer())
-        if not tokenizer.loaded.is_set() and not self._load(model, tokenizer):
-            return None
+        if not tokenizer.loaded.is_set():
+            if tokenizer.process != os.getpid():  # a fork: whoever was loading it has stayed in the parent
+                tokenizer = self._tokenizers[model] = _Tokenizer()
+            if not self._load(model, tokenizer):
+                return None
         try:
             counted = _litellm.load().token_counter(model=model, use_default_image_token_count=True, **asked)
         except Exception as error:  # noqa: BLE001 - a call must not fail for a count; what LiteLLM says may hold the prompt

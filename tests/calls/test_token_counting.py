@@ -130,6 +130,15 @@ def test_nobody_waits_long_for_a_tokenizer_that_is_being_fetched(
     assert counter.count(asked("house/llama-3", messages=said("hi"))) == 17
 
 
+def test_a_forked_child_loads_what_its_parent_had_begun_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_litellm(monkeypatch, lambda **_: 17)
+    counter = TokenCounter(patience=60.0)
+    begun = counter._tokenizers["m"] = counting._Tokenizer()
+    assert begun.loading.acquire()  # by a thread that the child does not have
+    begun.process += 1
+    assert counter.count(asked("house/m", messages=said("hi"))) == 17
+
+
 def test_a_tokenizer_that_litellm_cannot_fetch_is_replaced_by_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
     litellm = _litellm.load()
     if not hasattr(litellm, "disable_hf_tokenizer_download"):
