@@ -62,6 +62,9 @@ def calls(config: LLMConfig) -> None:
     assert_type(client.usage, UsageTracker)
     Client(RateLimit("*", rpm=60))
     Client(client.limiter, usage=client.usage)
+    Client(wait_for_quota=True)
+    Client(wait_for_quota=3_600, deadline=7_200)
+    Client(wait_for_quota="yes")  # type: ignore[arg-type]
     assert_type(bulkllm.configure(RateLimit("*", rpm=60)), Client)
     # LiteLLM's answers are Any: its types are not ours to promise.
     assert_type(client.completion("openai/gpt-5-mini", MESSAGES, temperature=0), Any)
