@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         RateLimit,
         RateLimiter,
         Reservation,
+        Sharing,
         fetch_limits,
         load_limits,
         published_limits,
@@ -89,6 +90,7 @@ __all__ = [
     "RunLocked",
     "RunResult",
     "RunStopped",
+    "Sharing",
     "Usage",
     "UsageRecord",
     "UsageTracker",
@@ -134,8 +136,8 @@ _HOMES = {
         "RunStopped",
     ),
     "limits": (
-        "HeaderNames", "LimitStatus", "Profile", "RateLimit", "RateLimiter", "Reservation", "fetch_limits",
-        "load_limits", "published_limits", "register_profile",
+        "HeaderNames", "LimitStatus", "Profile", "RateLimit", "RateLimiter", "Reservation", "Sharing",
+        "fetch_limits", "load_limits", "published_limits", "register_profile",
     ),
     "models": ("LLMConfig", "ModelInfo"),
 }  # fmt: skip

@@ -31,6 +31,7 @@ from .config import Settings
 from .errors import ConfigError
 from .limits import RateLimit, RateLimiter
 from .limits.origin import origins
+from .limits.sharing import SharedThrough, configured_sharing
 from .limits.spent import patience_of
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ class Client:
 
     Args:
         limits: a :class:`RateLimiter` (which clients may share), or the limits for one of its own; None limits nothing.
+        store: where these limits are shared with other processes: a path, a URL such as ``redis://host:6379/0``, or a
+            :class:`Sharing`, which says more; False shares them with nobody. None is what ``BULKLLM_LIMITS_STORE`` (and
+            ``_GROUP``, ``_WHEN_AWAY``, ``_SHARE``) or ``[limits]`` in ``config.toml`` say, or else False.
         retry: which failures are tried again, and when.
         usage: the tracker that counts this client's calls; one of its own unless given.
         budget: what its calls may use in all; clients may share one.
@@ -97,6 +101,7 @@ class Client:
         self,
         limits: Limits | None = None,
         *,
+        store: SharedThrough | bool | None = None,
         retry: RetryPolicy | None = None,
         usage: UsageTracker | None = None,
         budget: Budget | None = None,
@@ -109,7 +114,7 @@ class Client:
         observers: Iterable[Observer] = (),
         lane: Lane | None = None,
     ) -> None:
-        self.limiter = limits if isinstance(limits, RateLimiter) else RateLimiter(limits)
+        self.limiter = _limiter(limits, store)
         self.usage = UsageTracker("client") if usage is None else usage
         self.retry = RetryPolicy() if retry is None else retry
         if not isinstance(self.retry, RetryPolicy):
@@ -301,6 +306,19 @@ def _counter(count_tokens: str | None) -> TokenCounter | None:
     if how not in get_args(CountTokens):
         raise ConfigError(f"count_tokens={how!r} must be 'estimate' or 'exact'")
     return _token_counter if how == "exact" else None
+
+
+def _limiter(limits: Limits | None, store: SharedThrough | bool | None) -> RateLimiter:
+    if isinstance(limits, RateLimiter):
+        if store:
+            raise ConfigError("a RateLimiter knows where its limits are shared: give it the store, not the client")
+        return limits
+    if store is True:
+        raise ConfigError("store=True does not say which; give a path, a URL such as redis://host:6379/0, or a Sharing")
+    specs = [limits] if isinstance(limits, RateLimit) else list(limits or ())
+    if store is None and specs:
+        store = configured_sharing()
+    return RateLimiter(specs, store=None if store is False else store)
 
 
 def _prices(prices: Mapping[str, Price] | None) -> Mapping[str, Price] | None:

@@ -27,6 +27,7 @@ from bulkllm import (
     _litellm,
     client,
 )
+from bulkllm.limits.stores import open_store
 from bulkllm.testing import FakeProvider, Fault
 
 pytestmark = [
@@ -301,3 +302,55 @@ def test_a_litellm_whose_import_breaks_says_so(tmp_path: Path) -> None:
 def test_making_a_client_imports_no_litellm() -> None:
     program = "import sys, bulkllm; bulkllm.Client(bulkllm.RateLimit(rpm=5)); sys.exit('litellm' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], timeout=60, check=True)
+
+
+# -- limits that processes share ---------------------------------------------------------------------------------------
+
+
+def test_clients_with_one_store_share_their_limits_and_what_calls_really_used(
+    server: FakeProvider, tmp_path: Path
+) -> None:
+    where = tmp_path / "limits.db"
+    limit = RateLimit("openai/*", rpm=2, tpm=100_000, period=86_400.0)
+    first, second = Client(limit, store=where), Client(limit, store=str(where))
+    for made in (first, second):
+        made.completion(MODEL, MESSAGES, max_tokens=2000, **options(server))
+        made.limiter.close()
+    with pytest.raises(LimitTimeout):
+        first.completion(MODEL, MESSAGES, deadline=0.3, **options(server))
+    used = sum(made.usage.total.input_tokens + made.usage.total.output_tokens for made in (first, second))
+    left = open_store(where).look("default").left["openai/*/tpm"]
+    assert 100_000 - used - 1 <= left <= 100_000 - used + 60, "some come back meanwhile"
+
+
+def test_the_settings_may_say_where_limits_are_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def shared(made: Client) -> bool:
+        return any(pool.leased is not None for pool in made.limiter.status().limits)
+
+    limit = RateLimit(rpm=5)
+    assert not shared(Client(limit))
+    monkeypatch.setenv("BULKLLM_LIMITS_STORE", str(tmp_path / "limits.db"))
+    monkeypatch.setenv("BULKLLM_LIMITS_GROUP", "mine")
+    Client()
+    assert not list(tmp_path.iterdir()), "there is nothing to share"
+    assert shared(Client(limit))
+    assert [path.name for path in tmp_path.glob("*.db")] == ["limits.db"]
+    assert not shared(Client(limit, store=False))
+    assert not shared(Client(RateLimiter(limit)))
+    monkeypatch.setenv("BULKLLM_LIMITS_WHEN_AWAY", "panic")
+    with pytest.raises(ConfigError, match="when_away"):
+        Client(limit)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: Client(RateLimiter(rpm=5), store="somewhere.db"), "give it the store"),
+        (lambda: Client(RateLimit(rpm=5), store=True), "does not say which"),
+        (lambda: Client(RateLimit(rpm=5), store=""), "a path, a URL"),
+        (lambda: Client(store=3), "a path, a URL"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_store_that_is_none_is_refused(wrong: Callable[[], Client], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        wrong()

@@ -23,7 +23,7 @@ from .settings import Settings
 from .standing import StatusOf
 from .structured import Structured
 
-_CLIENTS: Final = ("limits", "retry", "cache", "wait_for_quota")
+_CLIENTS: Final = ("limits", "store", "retry", "cache", "wait_for_quota")
 _OWN: Final = (*Settings.__dataclass_fields__, *_CLIENTS, "budget", "client", "on_result", "handle_signals")
 _CLOSE: Final = 0.8  # how like an argument of ours an unknown one must be to be taken for a slip of the pen
 

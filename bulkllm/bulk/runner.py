@@ -94,8 +94,8 @@ async def arun(
         progress: True for standard error, False for nothing, or a function that takes a `Progress` every second.
         budget: what the rows may use in all. What the results file has cost before counts: the same run with a larger
             budget goes on where this one stopped.
-        client: makes the calls; the default one unless given. ``limits``, ``retry``, ``cache`` (not a dict, which is
-            LiteLLM's) and ``wait_for_quota`` make one for this run instead.
+        client: makes the calls; the default one unless given. ``limits``, ``store``, ``retry``, ``cache`` (not a dict,
+            which is LiteLLM's) and ``wait_for_quota`` make one for this run instead.
         on_result: is given each row that this run finishes; may be a coroutine function. While it waits, so does the
             row's place. If it raises, the rows in flight are finished and the error is raised.
         call: asks a row in the client's place: ``async def call(request) -> (response, record or None)``.

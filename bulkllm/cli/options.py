@@ -25,6 +25,14 @@ LimitsFile = Annotated[
     Path | None,
     typer.Option("--limits", help="A file of limits (see `bulkllm limits`); the other options hold beside it."),
 ]
+SharedStore = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="WHERE",
+        help="Share the limits with other processes through this file, or server (redis://HOST:6379/0).",
+    ),
+]
 BudgetOption = Annotated[
     float | None, typer.Option("--budget", help="US dollars that the rows may cost in all, earlier runs' included.")
 ]

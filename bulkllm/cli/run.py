@@ -57,6 +57,7 @@ def run(
     burst: shared.Burst = None,
     window: shared.WindowName = "bucket",
     limits: shared.LimitsFile = None,
+    store: shared.SharedStore = None,
     deployments: shared.DeploymentsFile = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first so many rows.")] = None,
     budget: shared.BudgetOption = None,
@@ -113,6 +114,7 @@ def run(
     }
     client = bulkllm.Client(
         shared.limits(rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=window, file=limits),
+        store=store,
         wait_for_quota=wait_for_quota,
     )
     result = client.run(

@@ -1,16 +1,24 @@
-"""How a limiter shares its limits with other processes: a value that a user writes down. No state, no clock."""
+"""How a limiter shares its limits with other processes: a value that a user writes down. No state, no clock.
+
+What may live here: the value, its checks, and what the settings say of it.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
+from ..config import Settings
 from ..errors import ConfigError
 from .stores import Store
 
 WhenAway = Literal["wait", "share"]
+
+_DEFAULT_GROUP: Final = "default"
+_DEFAULT_SHARE: Final = 0.25
+_SHORTEST: Final = 0.5  # seconds of a lease: it is renewed three times as often
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +39,10 @@ class Sharing:
         ConfigError: a value is none of those allowed.
     """
 
-    store: Store | str | Path
-    group: str = "default"
+    store: Store | str | Path = field(repr=False)  # its URL may have a password in it
+    group: str = _DEFAULT_GROUP
     when_away: WhenAway = "wait"
-    share: float = 0.25
+    share: float = _DEFAULT_SHARE
     ttl: float = 5.0
 
     def __post_init__(self) -> None:
@@ -51,13 +59,32 @@ class Sharing:
             raise ConfigError(f"Sharing(ttl={self.ttl!r}) must be a number of seconds, {_SHORTEST:g} or more")
 
 
-_SHORTEST: Final = 0.5
+SharedThrough = Sharing | Store | str | Path
+"""What may be given as a store."""
 
 
-def sharing_of(store: Sharing | Store | str | Path) -> Sharing:
+def sharing_of(store: SharedThrough) -> Sharing:
     """What was given as ``store=``.
 
     Raises:
         ConfigError: it is no store.
     """
     return store if isinstance(store, Sharing) else Sharing(store)
+
+
+def configured_sharing() -> Sharing | None:
+    """What the environment or ``config.toml`` say of sharing, if they name a store.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    settings = Settings()
+    store = settings.get("limits.store", str, None)
+    if store is None:
+        return None
+    return Sharing(
+        store,
+        group=settings.get("limits.group", str, _DEFAULT_GROUP),
+        when_away=cast("WhenAway", settings.get("limits.when_away", str, "wait")),
+        share=settings.get("limits.share", float, _DEFAULT_SHARE),
+    )

@@ -142,6 +142,16 @@ def test_a_wrong_key_stops_the_run_with_3_and_the_cure(bulkllm: Bulkllm, tmp_pat
     assert "key" in done.stderr
 
 
+def test_a_run_shares_its_limits_through_a_store(bulkllm: Bulkllm, provider: FakeProvider, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "in.jsonl", 3)
+    done = bulkllm(*run_words(provider, rows, "--tpm", "1000000", "--store", "limits.db"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "limits.db").exists()
+    refused = bulkllm(*run_words(provider, rows, "--tpm", "1000000", "--store", "ftp://nowhere"))
+    assert refused.returncode == 2
+    assert "ftp://" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -287,3 +287,17 @@ def test_a_store_is_named_by_a_path_or_a_url(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_meant_is_refused(where: str) -> None:
     with pytest.raises(ConfigError):
         open_store(where)
+
+
+def test_a_relative_path_is_the_same_file_wherever_the_process_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = SQLiteStore("s.db")
+    store.lease("g", claim("a", 10))
+    monkeypatch.chdir(elsewhere)
+    store.disconnect()
+    assert store.look("g").left == {"rpm": 50}
+    assert list(elsewhere.iterdir()) == []

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
@@ -89,6 +91,7 @@ class RedisStore(Store):
         self._clock = clock
         self._memories: dict[str, _Memory] = {}
         self._lock = threading.Lock()  # over the memories
+        _stores.add(self)
 
     def lease(self, group: str, claim: Claim) -> Lease:
         """See :meth:`.base.Store.lease`."""
@@ -210,6 +213,19 @@ class RedisStore(Store):
         except self._no_script:
             answer = self._client.eval(script, *arguments)
         return cast("list[Any]", answer)
+
+
+# A forked child has a lock of its own: the thread that held the parent's at that moment is not there.
+_stores: weakref.WeakSet[RedisStore] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for store in list(_stores):
+        store._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 @cache

@@ -77,7 +77,8 @@ class SQLiteStore(LedgerStore):
     def __init__(
         self, path: str | Path | None = None, *, patience: float = 5.0, clock: Callable[[], float] = time.time
     ) -> None:
-        self.path = Path(path).expanduser() if path is not None else config.state_dir() / FILE_NAME
+        # Absolute, so that it stays the same file wherever the process goes.
+        self.path = (Path(path).expanduser() if path is not None else config.state_dir() / FILE_NAME).absolute()
         self._patience = patience
         self._clock = clock
         self._mutex = threading.Lock()
