@@ -491,30 +491,6 @@ def test_a_repeated_custom_id_is_refused_before_a_cent_is_spent(calls: Any, writ
     assert bulk(iter(rows), calls, out, skip_bad=True).failed == 1
 
 
-def test_ten_thousand_malformed_lines_lose_no_good_row(calls: Any, tmp_path: Path, out: Path) -> None:
-    rng = random.Random(5)  # noqa: S311 - a seed for a test
-    path = tmp_path / "in.jsonl"
-    good = 0
-    with path.open("wb") as file:
-        for number in range(10_000):
-            if number % 100 == 7:
-                file.write(b'{"prompt":"good %d"}\n' % number)
-                good += 1
-                continue
-            line = bytearray(json.dumps({"prompt": f"p{number}", "n": [1, {"a": None}]}).encode())
-            for _ in range(rng.randrange(1, 5)):
-                line[rng.randrange(len(line))] = rng.randrange(256)
-            file.write(line[: rng.randrange(len(line) + 1)].replace(b"\n", b" ") + b"\n")
-    result = bulk(path, calls, out, skip_bad=True)
-    assert sum(prompt.startswith("good ") for prompt in calls.prompts) == good
-    assert result.ok + result.failed == result.total > 9000
-    assert result.failed > 8000
-    assert len(lines(out)) == result.total
-    calls.forget()
-    assert bulk(path, calls, out, skip_bad=True).skipped == result.total
-    assert calls.asked == 0
-
-
 # -- how many at once ----------------------------------------------------------------------------------------
 
 
