@@ -127,7 +127,8 @@ class RateLimiter:
             ConfigError: a number of tokens is negative or not a number.
         """
         amounts = amounts_of(input_tokens, output_tokens)
-        return Reservation(self, model, amounts, timeout, priority, front, origin, patience_of(wait_for_quota))
+        patience = 0.0 if wait_for_quota is False else patience_of(wait_for_quota)
+        return Reservation(self, model, amounts, timeout, priority, front, origin, patience)
 
     def reserve_for(
         self,
