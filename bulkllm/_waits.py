@@ -18,6 +18,8 @@ RETRIES: Final = "retries"
 """Attempts that failed before the last one, and the pauses after them."""
 IDENTICAL: Final = "identical call"
 """Waiting for an identical call under way, whose answer was then shared."""
+NOT_WAITED: Final = frozenset({RETRIES, IDENTICAL})
+"""Those that are no waiting for limits or budgets."""
 LIMITS: Final = "limits"
 """Waiting for limits where nobody told which."""
 OTHER: Final = "(other)"
@@ -116,18 +118,16 @@ def described(reason: str) -> str:
     return f"{meaning}{_OF}{limit}" if limit else meaning
 
 
-def shares_of(waits: Mapping[str, float], provider: float = 0.0) -> dict[str, float]:
+def shares_of(spent: Mapping[str, float]) -> dict[str, float]:
     """Which share of the time went on what, the largest first; nothing where there was no time.
 
     Args:
-        waits: seconds by reason.
-        provider: seconds that the provider took.
+        spent: seconds by reason.
     """
-    seconds = {PROVIDER: provider, **waits}
-    total = sum(seconds.values())
+    total = sum(spent.values())
     if not total > 0:
         return {}
-    found = {reason: part / total for reason, part in seconds.items() if part > 0}
+    found = {reason: part / total for reason, part in spent.items() if part > 0}
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from .._waits import PROVIDER, described
+from .._waits import described
 from .totals import Totals
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def time_table(totals: Totals) -> Any:
 
 def time_lines(totals: Totals) -> list[tuple[str, str, float]]:
     """What the calls' time went on, how long, and which share of it; the smallest ones added up as one."""
-    shares = totals.shares
-    spent = {**totals.waits, PROVIDER: totals.latency.sum}
+    shares, spent = totals.shares, totals._time()
     names = list(shares)
     lines = [(described(name), seconds(spent[name]), shares[name]) for name in names[:_MOST_REASONS]]
     rest = names[_MOST_REASONS:]

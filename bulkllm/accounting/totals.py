@@ -11,7 +11,7 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Final
 
-from .._waits import advice, lumped, shares_of
+from .._waits import LIMITS, NOT_WAITED, PROVIDER, advice, lumped, shares_of
 from ..errors import ConfigError
 from .record import UsageRecord
 from .response import number
@@ -41,6 +41,8 @@ _rare_tokens = attrgetter(*_RARE)
 
 MAX_REASONS: Final = 32
 """How many things that calls waited for are told apart; those beyond are counted by their kind only."""
+
+_UNTOLD: Final = 0.01  # of the time waited: taking a free place in a budget is noted in it, and in no reason
 
 
 class Totals:
@@ -145,7 +147,19 @@ class Totals:
 
         It is the time of all calls added up, not the time that has passed. Empty where there was none.
         """
-        return shares_of(self.waits, self.latency.sum)
+        return shares_of(self._time())
+
+    def _time(self) -> dict[str, float]:
+        """Seconds by what they went on, the provider too.
+
+        Waiting of which no record says what it was for (an earlier version's) goes under "limits".
+        """
+        spent = self.waits
+        unexplained = self.waited - sum(seconds for reason, seconds in spent.items() if reason not in NOT_WAITED)
+        if unexplained > _UNTOLD * self.waited:
+            spent[LIMITS] = spent.get(LIMITS, 0.0) + unexplained
+        spent[PROVIDER] = self.latency.sum
+        return spent
 
     @property
     def advice(self) -> list[str]:

@@ -46,6 +46,16 @@ def test_waits_are_added_up_by_what_for_and_by_model() -> None:
     assert UsageTracker().total.advice == []
 
 
+def test_waiting_that_no_record_explains_is_for_limits_all_the_same() -> None:
+    """Records of an earlier version say how long they waited, and not what for."""
+    old = UsageRecord(model="m", cost=0.0, latency=1.0, waited=4.0)
+    new = UsageRecord(model="m", cost=0.0, latency=1.0, waited=2.001, waits={RPM: 2.0, "retries": 2.0})
+    tracker = counted(old, new)
+    assert tracker.total.shares == pytest.approx({"limits": 0.4, RPM: 0.2, "provider": 0.2, "retries": 0.2}, abs=1e-3)
+    assert "limits" not in counted(new).total.shares, "what taking a free place takes is no waiting"
+    assert tracker.total.advice[0].startswith("The largest part of the time (40%) went on waiting for limits: ")
+
+
 def test_a_cache_hit_that_waited_for_another_call_took_no_time_of_the_provider() -> None:
     record = UsageRecord(model="m", cached=True, attempts=0, cost=0.0, waits={"identical call": 2.0})
     assert counted(record).total.shares == {"identical call": 1.0}
