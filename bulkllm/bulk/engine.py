@@ -23,6 +23,7 @@ from ..errors import InvalidAnswer, RunStopped
 from .asking import Call
 from .intake import Intake
 from .keytable import KeyTable
+from .leftout import LeftOut
 from .pools import Pool
 from .recorder import Recorder
 from .redact import redact
@@ -91,6 +92,7 @@ class Engine:
         self._room = asyncio.Event()
         self._waiting = 0  # rows of a stream that wait in memory
         self._stopped: list[str] = []
+        self._left_out = LeftOut()
         self._cancelled = 0  # rows whose task somebody else has cancelled
         self.error: BaseException | None = None
         self.halting = False
@@ -104,7 +106,7 @@ class Engine:
     @property
     def stopped(self) -> str | None:
         """What was stopped and what is to be done, or None."""
-        reasons = [*self._stopped, *([self._recorder.trouble] if self._recorder.trouble else [])]
+        reasons = [*self._stopped, *(told for told in (self._left_out.reason, self._recorder.trouble) if told)]
         if self._cancelled:
             reasons.append(f"{self._cancelled} rows were cancelled by somebody outside the run, {ASK_AGAIN}")
         return "; ".join(reasons) or None
@@ -284,6 +286,9 @@ class Engine:
             verdict = judge(problem)
             error = _row_error(problem, verdict, item)
             record = record_of_error(problem)
+            if verdict.too_large and not _was_paid(record):
+                self._too_large(pool, error)
+                return None
             self._told(pool, number, verdict, error)
             if verdict.ends_run or verdict.ends_pool:
                 return None
@@ -292,6 +297,7 @@ class Engine:
             recorder.refused(slot, item, error, record, print_, passing=verdict.passing, response=response)
         else:
             pool.answered(record)
+            self._left_out.answered(pool)
             pool.count(record, ok=True)
             recorder.answered(slot, item, response, record, print_, parsed)
         if recorder.trouble is not None and not self.halting:
@@ -325,12 +331,22 @@ class Engine:
         elif pool.failed(verdict, str(error)[:_SHOWN], number):
             assert pool.stopped is not None  # noqa: S101 - it has just said so
             self._stopped.append(pool.stopped)
-            if isinstance(pool.line, deque):
-                self._waiting -= len(pool.line)
-            pool.line = deque()
-            self._give_up([task for task, its in self._rows.items() if its is pool and at_rest(task)])
-            if all(other.stopped is not None for other in self._pools.values() if other.name is not None):
-                self.halt()
+            self._empty(pool)
+
+    def _too_large(self, pool: Pool, error: RowError) -> None:
+        """A row was left undone for the budget's sake; smaller ones may fit, up to a point."""
+        if self._left_out.add(pool, error.message) and pool.stopped is None:
+            pool.stop("the budget is used up")
+            self._empty(pool)
+
+    def _empty(self, pool: Pool) -> None:
+        """Nobody else of a pool that was stopped is asked."""
+        if isinstance(pool.line, deque):
+            self._waiting -= len(pool.line)
+        pool.line = deque()
+        self._give_up([task for task, its in self._rows.items() if its is pool and at_rest(task)])
+        if all(other.stopped is not None for other in self._pools.values() if other.name is not None):
+            self.halt()
 
     # -- ending ----------------------------------------------------------------------------------------------
 
@@ -357,6 +373,11 @@ class Engine:
             return
         if self.halting or not any(pool.line for pool in self._pools.values()):
             self._over.set()
+
+
+def _was_paid(record: UsageRecord | None) -> bool:
+    """Whether something was paid before the row came to its end: then that must be written down."""
+    return record is not None and (record.total_tokens > 0 or bool(record.cost) or record.charge_unknown)
 
 
 def _cancelled_from_outside() -> bool:

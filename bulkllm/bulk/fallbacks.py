@@ -95,7 +95,7 @@ class Fallbacks:
             except Exception as error:
                 verdict = judge(error)
                 breaker.failed(verdict, asked.model, type(error).__name__)
-                if verdict.ends_run or number == len(open_):
+                if verdict.ends_run or verdict.too_large or number == len(open_):
                     charge(error, records)
                     raise
                 records.append(record_of_error(error))

@@ -167,6 +167,10 @@ class Pool:
         """A row had an answer."""
         self._breaker.answered(record)
 
+    def stop(self, reason: str) -> None:
+        """Ask no more rows."""
+        self._breaker.stopped = self._breaker.stopped or reason
+
     def failed(self, verdict: Verdict, problem: str, number: int) -> bool:
         """The row that was begun as this one failed; whether that has just stopped the pool."""
         return self._breaker.failed(verdict, str(self), problem, number)

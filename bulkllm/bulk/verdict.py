@@ -49,6 +49,7 @@ class Verdict:
         ends_pool: nothing in this pool can go on, and the row was not asked: it stays undone.
         problem: what is wrong with the pool, where the error's own text says it worse.
         ends_run: the same for the whole run.
+        too_large: the budget has no room for the row, which was not asked and stays undone; a smaller one may fit.
         status: the provider's HTTP status, if it answered.
         answered: the model has worked, or has looked at the row at least, and so the pool is sound.
     """
@@ -59,6 +60,7 @@ class Verdict:
     ends_pool: bool = False
     problem: str | None = None
     ends_run: bool = False
+    too_large: bool = False
     status: int | None = None
     answered: bool = False
 
@@ -100,7 +102,7 @@ def judge(error: BaseException) -> Verdict:
 
 def _own(error: BulkLLMError) -> Verdict:
     if isinstance(error, BudgetExceeded):
-        return Verdict(passing=True, cure=f"raise the budget, {ASK_AGAIN}", ends_run=True)
+        return Verdict(passing=True, too_large=True)
     if isinstance(error, IncompatibleLiteLLM):
         return Verdict(passing=True, cure=f"install a LiteLLM that works, {ASK_AGAIN}", ends_run=True)
     if isinstance(error, ImpossibleRequest):

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from bulkllm import Budget, Client, ConfigError, Price, RetryPolicy, arun, run
+from bulkllm.bulk import engine
 from bulkllm.bulk.journal import Journal
 from bulkllm.bulk.keytable import KeyTable
 from bulkllm.bulk.spent import spent_in
+from bulkllm.bulk.verdict import judge
+from bulkllm.cli.exits import exit_code
 from bulkllm.testing import FakeProvider, Fault
 
 # LiteLLM's sessions warn when their event loop is gone; none of it is ours to mend.
@@ -164,6 +167,100 @@ def test_columns_that_look_like_ours_do_not_confuse_it(tmp_path: Path) -> None:
         run(strange, client=house(), **options(server, out))
         budget = Budget(1.00)
         run(strange, budget=budget, client=house(), **options(server, out))
+        assert budget.spent.cost == pytest.approx(charged(server))
+
+
+def sizes(*bounds: int) -> list[dict[str, Any]]:
+    return [
+        {"custom_id": f"{number}", "prompt": f"q{number}", "max_tokens": most} for number, most in enumerate(bounds)
+    ]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_row_too_large_for_what_is_left_is_left_undone_and_smaller_ones_go_on(tmp_path: Path, streamed: bool) -> None:
+    out = tmp_path / "out.jsonl"
+    rows = sizes(5, 5000, 5, 5000, 5, 5)
+    with FakeProvider(reply_tokens=(5, 5)) as server:
+        given = options(server, out)
+        budget = Budget(0.5)
+        result = run(iter(rows) if streamed else rows, budget=budget, client=house(), max_in_flight=1, **given)
+        assert (result.ok, result.failed, result.undone) == (4, 0, 2)
+        assert result.stopped is not None
+        assert "2 rows were left undone, too large for what is left" in result.stopped
+        assert "the call may take $1.0" in result.stopped
+        assert "raise the budget, then run the same again" in result.stopped
+        assert exit_code(result) == 3
+        assert [row.custom_id for row in result] == ["0", "2", "4", "5"]
+        again = run(rows, budget=Budget(5.0), client=house(), **given)
+        assert (again.ok, again.skipped, again.stopped) == (6, 4, None)
+        assert server.report().repeated_prompts == 0
+
+
+def test_not_all_rows_are_tried_when_a_hundred_in_a_row_were_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = 0
+
+    def counted(error: BaseException) -> Any:
+        nonlocal tried
+        tried += 1
+        return judge(error)
+
+    monkeypatch.setattr(engine, "judge", counted)
+    rows = sizes(*[5] * 10, *[5000] * 99, 5, *[5000] * 2000)
+    with FakeProvider(reply_tokens=(5, 5)) as server:
+        result = run(
+            rows, budget=Budget(0.5), client=house(), max_in_flight=1, **options(server, tmp_path / "out.jsonl")
+        )
+        assert server.report().requests == 11
+    assert (result.ok, result.undone, tried) == (11, 2099, 199)
+    assert result.stopped is not None
+    assert "199 rows were left undone" in result.stopped
+
+
+def test_a_dear_model_does_not_keep_a_cheap_one_from_what_is_left(tmp_path: Path) -> None:
+    prices = {
+        "openai/dear": Price(input_per_token=0.0, output_per_token=1.0),
+        "openai/cheap": Price(input_per_token=0.0, output_per_token=0.000_1),
+    }
+    with FakeProvider(reply_tokens=(5, 5)) as server:
+        result = run(
+            [f"question {number}" for number in range(300)], budget=Budget(10.0), client=Client(prices=prices),
+            **options(server, tmp_path / "out.jsonl", model=["openai/dear", "openai/cheap"]),
+        )  # fmt: skip
+        asked = server.report().models
+    assert (result.ok, result.undone) == (300, 300)
+    assert list(asked) == ["cheap"]
+    assert exit_code(result) == 3
+
+
+def test_a_row_that_is_too_dear_goes_to_no_fallback(tmp_path: Path) -> None:
+    with FakeProvider() as server:
+        given = options(server, tmp_path / "out.jsonl", max_tokens=5000)
+        result = run(rows(3), budget=Budget(0.5), client=house(), fallbacks=["xai/cheap"], **given)
+        assert server.report().requests == 0
+    assert result.undone == 3
+
+
+def test_what_was_paid_before_the_budget_was_used_up_is_written_down(tmp_path: Path) -> None:
+    """An answer that does not fit is paid, and there is no room to ask again."""
+    out = tmp_path / "out.jsonl"
+
+    def never(_: str) -> bool:
+        return False
+
+    with FakeProvider(reply_tokens=(5, 5)) as server:
+        given = options(server, out)
+        result = run(rows(1), budget=Budget(max_requests=1), client=house(), validate=never, **given)
+        assert (result.failed, result.undone) == (1, 0)
+        (row,) = result
+        assert row.error is not None
+        assert row.error.code == "BudgetExceeded"
+        assert row.record is not None
+        assert row.record.cost == pytest.approx(charged(server))
+        budget = Budget(1.00)
+        again = run(rows(1), budget=budget, client=house(), **given)
+        assert (again.ok, again.skipped) == (1, 0)
         assert budget.spent.cost == pytest.approx(charged(server))
 
 

@@ -56,13 +56,14 @@ def test_what_a_providers_error_means(
         (errors.ImpossibleRequest("x"), False, False, False),
         (errors.RequestFileError("x"), False, False, False),
         (errors.ConfigError("x"), True, True, False),
-        (errors.BudgetExceeded("x"), True, True, True),
+        (errors.BudgetExceeded("x"), True, False, False),
         (errors.IncompatibleLiteLLM("x"), True, True, True),
     ],
 )
 def test_what_our_own_errors_mean(error: errors.BulkLLMError, passing: bool, pool_wide: bool, ends_run: bool) -> None:
     verdict = judge(error)
     assert (verdict.passing, verdict.cure is not None, verdict.ends_run) == (passing, pool_wide, ends_run)
+    assert verdict.too_large == isinstance(error, errors.BudgetExceeded)
 
 
 def test_a_missing_package_is_every_rows_trouble(error: Any) -> None:
