@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from ..accounting import UsageRecord
 from ..calls import record_of_error
@@ -24,7 +24,9 @@ from .fallbacks import PLACE
 from .places import Deployment
 from .pools import Breaker
 from .request import BulkRequest
-from .verdict import judge
+from .verdict import Verdict, judge
+
+_WHO: Final = "a deployment"
 
 
 @dataclass(slots=True)
@@ -87,6 +89,7 @@ class Deployments:
             return await self._other(request)
         left = [place for place in self._places if place.breaker.stopped is None] or list(self._places)
         records: list[UsageRecord | None] = []
+        suspects: list[tuple[Place, Verdict, str]] = []
         while True:
             place = left[0] if len(left) == 1 else self._soonest(left, request)
             left.remove(place)
@@ -95,15 +98,21 @@ class Deployments:
                 reply = await place.call(_at(place, request))
             except Exception as error:
                 verdict = judge(error)
-                place.breaker.failed(verdict, "a deployment", type(error).__name__)
+                suspected = verdict.suspicion is not None and not verdict.passing
+                if suspected:
+                    suspects.append((place, verdict, type(error).__name__))
+                else:
+                    place.breaker.failed(verdict, _WHO, type(error).__name__)
                 # What the request itself is to blame for, and what is ours, is the same everywhere.
                 ours = isinstance(error, BulkLLMError) and not isinstance(error, QuotaExhausted)
-                if not left or not verdict.passing or ours:
+                if not left or ours or not (verdict.passing or suspected):
                     charge(error, records)
                     raise
                 records.append(record_of_error(error))
             else:
-                place.breaker.answered()
+                place.breaker.answered(reply[1])
+                for refuser, verdict, problem in suspects:  # so it was not the request's fault
+                    refuser.breaker.failed(replace(verdict, cure=verdict.suspicion), _WHO, problem)
                 return reply if not records else Reply(reply[0], together([*records, reply[1]]))
             finally:
                 place.active -= 1

@@ -61,15 +61,21 @@ def test_when_all_places_refuse_the_run_stops() -> None:
     assert "check the API key" in result.stopped
 
 
-def test_a_request_that_is_wrong_is_wrong_everywhere() -> None:
-    with FakeProvider(faults=[Fault("status", status=400)]) as one, FakeProvider() as other:
-        places = [
-            {"api_base": one.openai_base, "api_key": "sk-x", "max_in_flight": 50},
-            {"api_base": other.openai_base, "api_key": "sk-x", "max_in_flight": 1},
-        ]
-        result = bulk(places, rows=ROWS[:1])
-        assert other.report().requests + one.report().requests == 1
-    assert result.failed + result.ok == 1
+def test_a_place_that_refuses_what_another_answers_is_left_alone() -> None:
+    """xAI, for one, refuses a key with the status of a bad request."""
+    body = '{"code": "Client specified an invalid argument", "error": "Incorrect API key provided: sk***"}'
+    with FakeProvider(faults=[Fault("status", status=400, body=body)]) as dead, FakeProvider() as sound:
+        result = bulk([{"api_base": server.openai_base, "api_key": "sk-x"} for server in (dead, sound)])
+        assert dead.report().requests < 60
+    assert (result.ok, result.stopped) == (60, None)
+
+
+def test_a_request_that_is_wrong_is_refused_once_by_each() -> None:
+    with ExitStack() as stack:
+        servers = [stack.enter_context(FakeProvider(faults=[Fault("status", status=400, match="7")])) for _ in range(2)]
+        result = bulk([{"api_base": server.openai_base, "api_key": "sk-x"} for server in servers])
+        assert sum(server.report().failed for server in servers) == 2 * 6
+    assert (result.ok, result.failed, result.stopped) == (54, 6, None)
 
 
 def test_rows_of_other_models_do_not_go_there() -> None:
