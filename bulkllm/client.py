@@ -241,6 +241,17 @@ class Client:
         other._parts = replace(self._parts, limiter=other.limiter)
         return other
 
+    @property
+    def waits_for_quota(self) -> bool:
+        """Whether calls wait for a quota of a day that is spent."""
+        return self._patience > 0
+
+    def hasty(self) -> Client:
+        """This client, with the same limits and books, for calls that do not wait for a quota of a day."""
+        other = copy.copy(self)
+        other._patience = 0.0
+        return other
+
     # -- putting a call together -----------------------------------------------------------------------------
 
     def _flow(self, operation: Operation, model: Any, options: dict[str, Any]) -> Flow[Any]:

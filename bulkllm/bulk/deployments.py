@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ..accounting import UsageRecord
 from ..calls import record_of_error
+from ..calls.quota import quota_of
 from ..client import Client
 from ..errors import BulkLLMError, QuotaExhausted
 from ..limits import LimitStatus
@@ -36,7 +37,8 @@ class Place:
     Attributes:
         options: model, address and key. Never to be logged or stored.
         client: makes its calls, under its limits.
-        call: asks a row through that client.
+        call: asks a row through that client; if there are several places, one that waits for no quota of a day.
+        patient: the same, for a row that is to wait for that; None where none is to.
         breaker: stops asking it when it refuses everybody.
         active: rows that are being asked of it, or wait for its limits.
     """
@@ -44,6 +46,7 @@ class Place:
     options: Mapping[str, Any] = field(repr=False)
     client: Client = field(repr=False)
     call: Call = field(repr=False)
+    patient: Call | None = field(default=None, repr=False)
     breaker: Breaker = field(default_factory=Breaker)
     active: int = 0
 
@@ -59,7 +62,10 @@ def places(deployments: Sequence[Deployment], client: Client, make_call: Callabl
     found = []
     for one in deployments:
         its_client = client.under(one.limits)
-        found.append(Place(one.options, its_client, make_call(its_client)))
+        call = patient = make_call(its_client)
+        if len(deployments) > 1:  # a row does not wait for tomorrow where another place has something left today
+            call = make_call(its_client.hasty())
+        found.append(Place(one.options, its_client, call, patient if client.waits_for_quota else None))
     return found
 
 
@@ -79,6 +85,8 @@ class Deployments:
         self._estimator = TokenEstimator()
 
     def _soonest(self, left: Sequence[Place], request: BulkRequest) -> Place:
+        if len(left) == 1:
+            return left[0]
         guess = self._estimator.estimate(request.model, request.body)
         amounts = amounts_of(guess.input_tokens, guess.output_tokens)
         return min(left, key=lambda place: soonest(place.client.limiter.status(), place.active, amounts))
@@ -87,25 +95,30 @@ class Deployments:
         """Ask a row."""
         if request.model != self._model:
             return await self._other(request)
-        left = [place for place in self._places if place.breaker.stopped is None] or list(self._places)
+        open_ = [place for place in self._places if place.breaker.stopped is None] or list(self._places)
+        left = list(open_)
         records: list[UsageRecord | None] = []
         suspects: list[tuple[Place, Verdict, str]] = []
         while True:
-            place = left[0] if len(left) == 1 else self._soonest(left, request)
-            left.remove(place)
+            waits = not left  # the day is spent everywhere: the row waits where the next begins first
+            place = self._soonest(left or open_, request)
+            if not waits:
+                left.remove(place)
             place.active += 1
+            ask = place.patient if waits and place.patient is not None else place.call
             try:
-                reply = await place.call(_at(place, request))
+                reply = await ask(_at(place, request))
             except Exception as error:
                 verdict = judge(error)
                 suspected = verdict.suspicion is not None and not verdict.passing
+                spent = place.patient is not None and quota_of(error) is not None
                 if suspected:
                     suspects.append((place, verdict, type(error).__name__))
-                else:
+                elif waits or not spent:  # a place whose day is spent is asked again when it opens
                     place.breaker.failed(verdict, _WHO, type(error).__name__)
                 # What the request itself is to blame for, and what is ours, is the same everywhere.
                 ours = isinstance(error, BulkLLMError) and not isinstance(error, QuotaExhausted)
-                if not left or ours or not (verdict.passing or suspected):
+                if waits or ours or not (left or spent) or not (verdict.passing or suspected):
                     charge(error, records)
                     raise
                 records.append(record_of_error(error))

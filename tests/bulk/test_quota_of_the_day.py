@@ -82,6 +82,31 @@ def test_another_deployment_takes_its_rows() -> None:
     assert asked <= 5 + 4
 
 
+def waiting_client() -> Client:
+    return Client(RateLimiter(memory=None), retry=RetryPolicy(max_attempts=2, base_delay=0.01), wait_for_quota=True)
+
+
+def test_with_waiting_no_row_waits_for_tomorrow_where_another_place_has_something_left_today() -> None:
+    with FakeProvider(rpd=5) as spent, FakeProvider() as sound:
+        places = [{"api_base": server.openai_base, "api_key": "sk-a", "max_in_flight": 4} for server in (spent, sound)]
+        result = bulk(
+            sound, model="openai/m", deployments=places, api_base=None, api_key=None, client=waiting_client()
+        )  # fmt: skip
+        assert spent.report().requests <= 5 + 4
+    assert (result.ok, result.failed, result.stopped) == (40, 0, None)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_with_waiting_a_row_waits_where_the_next_day_begins_first(count: int) -> None:
+    with FakeProvider(rpd=10, period=0.0003) as soon, FakeProvider(rpd=1) as late:
+        places = [{"api_base": server.openai_base, "api_key": "sk-a"} for server in (soon, late)[:count]]
+        result = bulk(
+            soon, model="openai/m", deployments=places, api_base=None, api_key=None, client=waiting_client()
+        )  # fmt: skip
+        assert late.report().successes == count - 1
+    assert (result.ok, result.failed, result.stopped) == (40, 0, None)
+
+
 def test_a_fallback_takes_its_rows() -> None:
     with FakeProvider(limits={"spent": ProviderLimits(rpd=5)}) as server:
         result = bulk(server, model="openai/spent", fallbacks=["openai/other"])
