@@ -229,7 +229,9 @@ class _Simulation:
         for core in self._cores.values():
             granted, core.granted = core.granted, []
             for ticket in granted:
-                self._granted(self._waiting.pop(ticket))
+                request = self._waiting.pop(ticket, None)
+                if request is not None:  # else it was granted as it came, after one before it
+                    self._granted(request)
 
     def _granted(self, request: _Request) -> None:
         request.gate.core.stamp(request.ticket, self.now)

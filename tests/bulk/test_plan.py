@@ -83,6 +83,12 @@ def test_models_side_by_side() -> None:
     assert simulated([RateLimit("*", rpm=600, burst=1)], two, in_flight=10) == pytest.approx(105, rel=0.02)
 
 
+def test_a_request_that_is_let_go_while_others_wait_is_let_go_once() -> None:
+    """Two models with one limit in common, of which one has another of its own and waits for that."""
+    limits = [RateLimit("*", rpm=60), RateLimit("m", tpm=1000, window="bucket")]
+    assert simulated(limits, {"m": asks(3, bound=800), "other": asks(100, bound=800)}) == pytest.approx(43.5, rel=0.01)
+
+
 def test_places_share_the_rows_by_what_each_has_left() -> None:
     doors = [
         Door("m", [RateLimit("*", rpm=600, burst=1)], ORIGIN),
