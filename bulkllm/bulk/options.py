@@ -38,6 +38,8 @@ ROW_OPTIONS = frozenset({
     "base_url", "custom_llm_provider", "deployment_id", "drop_params", "extra_body", "extra_headers",
     "extra_query", "headers", "mock_response", "mock_timeout", "num_retries", "max_retries",
     "organization", "region_name", "request_timeout", "timeout",
+    # ours
+    "cache_sample",
 })  # fmt: skip
 
 TEXT_OPTIONS = frozenset({
@@ -50,6 +52,12 @@ TEXT_OPTIONS = frozenset({
 
 BASE_NAMES = ("api_base", "base_url")
 """The names under which LiteLLM takes the endpoint; they are told apart from other options and count as one."""
+
+CACHE_SAMPLE = "cache_sample"
+"""What a call's ``sample`` is called in runs and rows: which of several answers to one request the cache keeps apart.
+
+A run's own ``sample`` is how many rows to ask, and a row's column of that name is the user's.
+"""
 
 LITELLM_FALLBACKS = (
     "fallbacks",

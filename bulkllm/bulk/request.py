@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ..errors import ConfigError, RequestFileError
 from .identity import bare_url, fingerprint, key_of_body, key_of_id, tokens
-from .options import BASE_NAMES, LITELLM_FALLBACKS, ROW_OPTIONS, is_secret, likely_misspelt
+from .options import BASE_NAMES, CACHE_SAMPLE, LITELLM_FALLBACKS, ROW_OPTIONS, is_secret, likely_misspelt
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +164,8 @@ class Shaper:
         self._system = system
         self._run_system = run_system
         self._template = template
+        if problem := _wrong_sample(self._options):
+            raise ConfigError(f"a run's {problem}")
         try:
             self._tokens = tokens({**self._options, "model": model})
         except (ValueError, RecursionError) as error:
@@ -208,6 +210,8 @@ class Shaper:
         for name in LITELLM_FALLBACKS:
             if name in own:
                 raise RequestFileError(f'"{name}" is no option of a row; give fallbacks to the run (--fallback)')
+        if problem := _wrong_sample(own):
+            raise RequestFileError(f"a row's {problem}")
         model = own.get("model") or self._model
         if model is None:
             raise RequestFileError('no model: give the run one, or the row a "model"')
@@ -247,7 +251,11 @@ class Shaper:
     def body(self, draft: Draft) -> dict[str, Any]:
         """All keyword arguments of a draft: the run's, then its own. May hold a key."""
         options = self._options if draft.preset is None else {}
-        return {**options, **draft.own, "model": draft.model}
+        body = {**options, **draft.own, "model": draft.model}
+        if CACHE_SAMPLE in body:
+            sample = body.pop(CACHE_SAMPLE)
+            body.setdefault("sample", sample)
+        return body
 
     def identify(self, draft: Draft) -> tuple[bytes, bytes]:
         """The key (of the first of equal bodies) and the fingerprint of a draft.
@@ -360,6 +368,12 @@ class Shaper:
             self._known_columns.add(name)
             if is_secret(name) and name != "token":
                 logger.warning("column %r looks like a key or a header: it is not carried to the results", name)
+            elif name == "sample":
+                logger.warning(
+                    "column 'sample' is carried to the results; if it is to keep several answers apart in the cache, "
+                    "call it %r",
+                    CACHE_SAMPLE,
+                )
             elif meant := likely_misspelt(name):
                 logger.warning("column %r is carried to the results; if the option %r was meant, mend it", name, meant)
         if name == "token" or not is_secret(name):
@@ -402,6 +416,18 @@ def _with_system(messages: list[Any], own: object, default: str | None) -> list[
             raise RequestFileError('the row has a "system" and its "messages" begin with one too; keep one of them')
     system = own if own is not None else None if has_one else default
     return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+
+def _wrong_sample(options: Mapping[str, Any]) -> str | None:
+    """What is wrong with the cache's sample, if anything is."""
+    sample = options.get(CACHE_SAMPLE)
+    if sample is None:
+        return None
+    if "sample" in options:
+        return f'"sample" and "{CACHE_SAMPLE}" mean the same thing; keep "{CACHE_SAMPLE}"'
+    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
+        return f'"{CACHE_SAMPLE}" must be a whole number, 0 or more: which of several answers it is to be'
+    return None
 
 
 def _base_of(options: Mapping[str, Any]) -> str | None:

@@ -42,7 +42,11 @@ class Settings:
             raise ConfigError(f"max_in_flight={self.max_in_flight} must be at least 1")
         if self.limit is not None and self.limit < 0:
             raise ConfigError(f"limit={self.limit} must not be negative")
-        if self.sample is not None and self.sample < 1:
-            raise ConfigError(f"sample={self.sample} must be at least 1")
+        sample: object = self.sample  # users without a type checker are helped too
+        if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int) or sample < 1):
+            raise ConfigError(
+                f"sample={self.sample!r} must be at least 1, for it is how many rows a run asks; what tells several "
+                "answers to one request apart in the cache is cache_sample="
+            )
         if self.on_error not in ("keep", "raise"):
             raise ConfigError(f"on_error={self.on_error!r} is neither 'keep' nor 'raise'")
