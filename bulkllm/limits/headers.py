@@ -17,6 +17,9 @@ _DURATION: Final = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d
                               r"(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")  # fmt: skip
 _UNITS: Final = (86_400.0, 3_600.0, 60.0, 1.0, 0.001)
 
+LONGEST: Final = 366 * 86_400.0
+"""Seconds. Whoever asks to wait longer has sent something else, such as a time stamp."""
+
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds that the provider asks to wait; None where it does not say, or says nonsense.
@@ -26,9 +29,12 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
         now: seconds since the epoch, for HTTP dates.
     """
     in_ms = _number(headers.get("retry-after-ms"))
-    if in_ms is not None:
-        return in_ms / 1000
-    text = headers.get("retry-after")
+    seconds = _said(headers.get("retry-after"), now) if in_ms is None else in_ms / 1000
+    return seconds if seconds is not None and seconds <= LONGEST else None
+
+
+def _said(text: str | None, now: float) -> float | None:
+    """Seconds of a ``retry-after`` in any of its forms."""
     if text is None:
         return None
     seconds = _number(text)

@@ -14,7 +14,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..errors import ConfigError
 from .feedback import Observation
-from .profiles import Day, Profile
+from .headers import LONGEST
+from .pool import DIMENSIONS
+from .profile import Day, HeaderNames, Profile
 from .spec import DAY
 
 LONG: Final = 600.0
@@ -22,15 +24,17 @@ LONG: Final = 600.0
 
 DAYS: Final = {"requests per day": "rpd", "tokens per day": "tpd"}
 """The quotas of a day that have a name of their own among a limit's dimensions."""
-_NAMES: Final = {dimension: quota for quota, dimension in DAYS.items()}
+
+# What each of a request's amounts is called.
+_COUNTED: Final = ("requests", "tokens", "input tokens", "output tokens")
 
 # So soon after a provider's midnight a refusal may speak of the day before: its clock is not ours, or its counters
 # turn a little late. It is asked again after so many seconds.
 _JUST_TURNED: Final = 600.0
 _ASKED_AGAIN: Final = 30.0
 
-# What is to last longer than a year is nonsense, and no calendar can show it.
-_LONGEST: Final = 366 * DAY
+# A reset that is later than a period from now, or than tomorrow, is something else, such as a time stamp.
+_SOMEWHAT: Final = 1.1
 
 
 class Spent(NamedTuple):
@@ -84,12 +88,12 @@ def spent_by(
     """
     empty = [seen for seen in told if seen.remaining is not None and seen.remaining < 1.0]
     of_day = [seen for seen in empty if seen.names.period >= DAY]
-    resets = [seen.reset_in for seen in of_day or empty if seen.reset_in is not None]
+    resets = [seen.reset_in for seen in of_day or empty if seen.reset_in is not None and _credible(seen)]
     wait = retry_after if retry_after is not None else max(resets, default=None)
-    wait = None if wait is None else min(wait, _LONGEST)
+    wait = None if wait is None else min(wait, LONGEST)
     name = _named(profile, list(codes), message)
     if name is None and of_day:
-        name = _NAMES[of_day[0].names.dimension]
+        name = _name_of(of_day[0].names)
     if name is None:
         return None if wait is None or wait <= longest else Spent("", wait)
     if profile.day is None:
@@ -98,6 +102,16 @@ def spent_by(
     if wait is None:
         wait = _ASKED_AGAIN if since < _JUST_TURNED else left
     return Spent(name, wait, left)
+
+
+def _credible(seen: Observation) -> bool:
+    return seen.reset_in is not None and seen.reset_in <= _SOMEWHAT * max(seen.names.period, DAY)
+
+
+def _name_of(names: HeaderNames) -> str:
+    """What a quota that headers speak of is called."""
+    per = "per day" if names.period == DAY else f"in {names.period / DAY:g} days"
+    return f"{_COUNTED[DIMENSIONS[names.dimension]]} {per}"
 
 
 def _named(profile: Profile, codes: list[str], message: str) -> str | None:

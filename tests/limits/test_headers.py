@@ -46,7 +46,8 @@ def test_a_wait_is_read_in_every_form(headers: dict[str, str], seconds: float) -
 
 
 @pytest.mark.parametrize(
-    "text", ["", "soon", "-1", "nan", "inf", "1e999", "12 parsecs", "Mon, 99 Sep 2026 25:00:00 GMT", "-5s"]
+    "text",
+    ["", "soon", "-1", "nan", "inf", "1e999", "12 parsecs", "Mon, 99 Sep 2026 25:00:00 GMT", "-5s", "1790000000"],
 )
 def test_nonsense_is_no_wait(text: str) -> None:
     assert retry_after({"retry-after": text}, NOW) is None

@@ -103,6 +103,21 @@ def test_a_time_beyond_all_calendars_is_cut() -> None:
     assert found.seconds == 366 * 24 * HOUR
 
 
+def test_a_time_stamp_is_no_time_to_wait() -> None:
+    stamp = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": f"{NOON + 60:.0f}"}
+    assert heard("azure", headers=stamp) is None
+    assert heard("azure", headers={**stamp, "x-ratelimit-reset-requests": "86400"}) == Spent("", 86_400)
+
+
+def test_a_quota_of_a_month_in_headers_has_a_name_too() -> None:
+    names = {"limit": "x-limit-month", "remaining": "x-left-month", "reset": "x-reset-month", "reset_format": "seconds"}
+    month = 30 * 24 * HOUR
+    profile = profile_from({"name": "mine", "headers": [{"dimension": "tpm", "period": month, **names}]})
+    told = observe(profile, {"x-limit-month": "1000", "x-left-month": "0", "x-reset-month": "864000"}, NOON)
+    found = spent_by(profile, codes=(), message="", told=told, retry_after=None, longest=LONG, now=NOON)
+    assert found == Spent("tokens in 30 days", 10 * 24 * HOUR)
+
+
 def test_what_is_long_is_the_callers_to_say() -> None:
     assert heard("azure", retry_after=3_000, longest=3_600) is None
 
