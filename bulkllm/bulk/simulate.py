@@ -28,7 +28,7 @@ from ..limits.status import status_of
 from .deployments import soonest
 
 _SIMULATED: Final = 10_000  # rows of a line; what comes after goes on at the pace of the second half of them
-_CPU: Final = 0.003  # seconds of this process for one call, most of them LiteLLM's: calls go one after the other there
+_CPU: Final = 0.004  # seconds of this process for one call, most of them LiteLLM's: calls go one after the other there
 _FRESH: Final = TokenEstimator()  # with which places are chosen
 _BURST: Final = 0.5  # seconds of a pace that was felt for, which may go at once
 

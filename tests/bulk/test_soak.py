@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from bulkllm.bulk import RunResult, plan, run
+from bulkllm.bulk import RunResult, run
 from bulkllm.calls import RetryPolicy
 from bulkllm.limits import RateLimit
 from bulkllm.testing import FakeProvider, Fault, ProviderLimits
@@ -106,27 +106,6 @@ def test_a_fast_model_beside_one_with_a_twentieth_of_its_limit(out: Path) -> Non
           f"{report.refused} refused")  # fmt: skip
     assert result.ok == len(rows)
     assert last["openai/fast"] < 1.05 * ideal
-
-
-def test_the_planned_time_is_the_real_one(out: Path) -> None:
-    """By requests and by tokens a minute, after a sample."""
-    rows = [f"Tell me all that you know of the number {number}, please." for number in range(1200)]
-    for name, limit in {"rpm": RateLimit("*", rpm=3000, burst=50), "tpm": RateLimit("*", tpm=60_000)}.items():
-        output = out.with_name(f"{name}.jsonl")
-        with FakeProvider.spawn(latency=0.2) as server:
-            options: dict[str, Any] = {
-                "max_tokens": 100,
-                "api_key": "sk-fake",
-                "endpoint": "fake",
-                "model": "openai/fake-model",
-            }
-            bulk(rows, server.openai_base, output, max_tokens=100, sample=40)
-            told = plan(rows, output=output, api_base=server.openai_base, limits=[limit], **options)
-            began = time.monotonic()
-            bulk(rows, server.openai_base, output, max_tokens=100, limits=[limit])
-            took = time.monotonic() - began
-        print(f"\n{name}: planned {told.seconds:.1f} s, took {took:.1f} s")
-        assert told.seconds == pytest.approx(took, rel=0.1)
 
 
 # Has LiteLLM imported once, and then forks for each run that it is told of: what is killed is a whole process, and the
