@@ -73,8 +73,8 @@ AZURE = {
     "error": {
         "code": "RateLimitReached",
         "message": "Your requests to gpt-4.1 for gpt-4.1 in East US have exceeded the token rate limit for your "
-        "current AIServices S0 pricing tier. This request was for ChatCompletions_Create under Azure OpenAI API version "
-        "2024-12-01-preview. Please retry after 86400 seconds.",
+        "current AIServices S0 pricing tier. This request was for ChatCompletions_Create under Azure OpenAI API "
+        "version 2024-12-01-preview. Please retry after 86400 seconds.",
     }
 }
 
