@@ -50,7 +50,10 @@ class TaskWaiter:
     def wake(self) -> bool:
         """Let the task go on, from any thread. False if its loop is closed, so that it never will."""
         try:
-            self.loop.call_soon_threadsafe(self.resolve)
+            if asyncio._get_running_loop() is self.loop:  # it needs no waking
+                self.loop.call_soon(self.resolve)
+            else:
+                self.loop.call_soon_threadsafe(self.resolve)
         except RuntimeError:
             return False
         return True

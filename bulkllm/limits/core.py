@@ -21,10 +21,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from .discovery import Discovered, Word
-from .grants import check_possible, give_back, hear, stamp, take, take_at_once
+from .grants import check_possible, frees, give_back, hear, stamp, take, take_at_once
 from .lanes import GRANTED, NEW, SETTLED, TURNED_AWAY, WAITING, Group, Lane, Ticket
 from .learned import LearnedLimits
-from .order import Round
+from .order import Round, reason
 from .origin import Origin
 from .pool import Amounts, Pool
 from .spec import RateLimit
@@ -163,6 +163,8 @@ class Core:
                 self._hear(ticket, now, word)
             ticket.state = SETTLED
             self._give_back(ticket, now, actual)
+            if not frees(ticket, actual):
+                return
         elif ticket.state == WAITING:
             ticket.state = SETTLED
             self._leave(ticket)
@@ -292,6 +294,24 @@ class Core:
 
     def _advance(self, group: Group, now: float) -> None:
         """Grant, in order, all that may go; and set the group's alarm for the next."""
+        alarm = self._advance_lanes(group, now) if len(group.lanes) > 1 else self._advance_lane(group.lanes[0], now)
+        if alarm < group.alarm:
+            group.alarm = alarm
+            self._serial += 1
+            heapq.heappush(self._alarms, (alarm, self._serial, group))
+
+    def _advance_lane(self, lane: Lane, now: float) -> float:
+        """As for several, where nobody else uses these pools: then there is nobody to be overtaken by."""
+        while (ticket := lane.head()) is not None:
+            as_of = max(ticket.since, now - LATENESS)
+            ready = lane.ready_at(ticket.amounts, as_of)
+            if ready > now:
+                lane.held_by = reason(lane.pools, ticket.amounts, as_of)
+                return ready
+            self._let_go(lane, ticket, max(ready, as_of), now)
+        return math.inf
+
+    def _advance_lanes(self, group: Group, now: float) -> float:
         heads = [(head.order, lane) for lane in group.lanes if lane.waiting and (head := lane.head())]
         heapq.heapify(heads)
         seen = Round()
@@ -302,11 +322,7 @@ class Core:
             as_of = max(ticket.since, now - LATENESS)
             ready = seen.ready_at(ticket, now, as_of)
             if ready <= now:
-                heapq.heappop(lane.queue)
-                self._leave(ticket)
-                self._grant(ticket, max(ready, as_of))
-                self._waited(ticket, now)
-                self.granted.append(ticket)
+                self._let_go(lane, ticket, max(ready, as_of), now)
                 seen.granted(lane, now)
                 head = lane.head()
                 if head is None:
@@ -315,10 +331,15 @@ class Core:
                     heapq.heapreplace(heads, (head.order, lane))
             else:
                 heapq.heappop(heads)
-        if seen.alarm < group.alarm:
-            group.alarm = seen.alarm
-            self._serial += 1
-            heapq.heappush(self._alarms, (group.alarm, self._serial, group))
+        return seen.alarm
+
+    def _let_go(self, lane: Lane, ticket: Ticket, as_of: float, now: float) -> None:
+        """Grant the head of a lane, as of the moment that it was due."""
+        heapq.heappop(lane.queue)
+        self._leave(ticket)
+        self._grant(ticket, as_of)
+        self._waited(ticket, now)
+        self.granted.append(ticket)
 
     def _grant_at_once(self, ticket: Ticket, now: float) -> bool:
         """Grant a ticket if all pools let it go now."""

@@ -200,3 +200,12 @@ def give_back(ticket: Ticket, now: float, actual: Amounts | None) -> None:
                 if surplus:
                     meter.give(surplus, grain, now)
     ticket.grains = None
+
+
+def frees(ticket: Ticket, actual: Amounts | None) -> bool:
+    """Whether the end of a ticket lets others go who could not have gone without it."""
+    lane = ticket.lane
+    if lane.buckets is None or lane.counts_in_flight or actual is None:
+        return True
+    amounts = ticket.amounts
+    return actual is not amounts and any(kept < taken for kept, taken in zip(actual, amounts, strict=True))

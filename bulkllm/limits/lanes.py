@@ -97,6 +97,7 @@ class Lane:
 
     __slots__ = (
         "buckets",
+        "counts_in_flight",
         "discovered",
         "group",
         "held_by",
@@ -113,6 +114,7 @@ class Lane:
         self.discovered = next((pool for pool in pools if isinstance(pool, Discovered)), None)
         self.windows = tuple(window for pool in pools for window in pool.windows)
         self.buckets = _plain(pools)  # None where there is more to a grant than to take from these
+        self.counts_in_flight = any(pool.max_in_flight < math.inf for pool in pools)
         self.held_by = ""  # what its head waits for
         self.queue: list[tuple[tuple[float, int], Ticket]] = []
         self.waiting = 0

@@ -12,12 +12,14 @@ import os
 import threading
 import time
 import weakref
+from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._waiters import TaskWaiter
 from ..errors import ConfigError, QuotaExhausted
 from .alarm import Alarm
 from .core import Core
@@ -263,10 +265,18 @@ class RateLimiter:
         finally:  # also for the sake of others, who may have posted news while this one held the lock
             if self._news or core.granted:
                 self._after()
-        if ticket.state == TURNED_AWAY and ticket.waiter is None and ticket.closing is not None:
+        waiter = ticket.waiter
+        if isinstance(waiter, TaskWaiter):
+            self._help_from(waiter.loop)
+        if ticket.state == TURNED_AWAY and waiter is None and ticket.closing is not None:
             reservation.refund()
             raise self._exhausted(model, ticket.closing)
-        return ticket.waiter
+        return waiter
+
+    def _help_from(self, loop: AbstractEventLoop) -> None:
+        """In an event loop's own thread: it runs, and may ring for those who wait."""
+        if self._core.waiting:
+            self._alarm.help(loop)
 
     def _resume(self, ticket: Ticket) -> None:
         """Whoever was passed over is back."""

@@ -6,6 +6,7 @@ Only arithmetic may live here, as in :mod:`.core`, which says what the rule is f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from .._waits import reason_of
 from .lanes import Lane, Ticket
@@ -66,7 +67,7 @@ class Round:
                     self.alarm = at
 
     def _hold_up(self, ticket: Ticket, holding: list[Pool], ready: float, as_of: float, behind: bool) -> None:
-        ticket.lane.held_by = _reason(holding, ticket.amounts, as_of)
+        ticket.lane.held_by = reason(holding, ticket.amounts, as_of)
         if not ticket.strict:
             before = ticket.held_throughout
             ticket.held_throughout = frozenset(holding) if before is None else before.intersection(holding)
@@ -83,7 +84,7 @@ class Round:
         return any(pool is other and pool.delays(amounts, wanted, until, now) for other, wanted, until in self._claims)
 
 
-def _reason(holding: list[Pool], amounts: Amounts, now: float) -> str:
+def reason(holding: Sequence[Pool], amounts: Amounts, now: float) -> str:
     """What holds a request up longest: a limit and its dimension."""
     pool = max(holding, key=lambda pool: pool.ready_at(amounts, now)) if len(holding) > 1 else holding[0]
     return reason_of(pool.bottleneck(amounts, now), pool.name)

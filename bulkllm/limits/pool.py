@@ -97,6 +97,8 @@ class Pool:
         """What of it holds a request up longest."""
         if self.in_flight >= self.max_in_flight or not self.meters:
             return "in flight"
+        if len(self.meters) == 1:
+            return self.meters[0].name
         return max(self.meters, key=lambda meter: meter.ready_at(amounts[meter.dimension], now)).name
 
     def delays(self, first: Amounts, second: Amounts, until: float, now: float) -> bool:

@@ -131,6 +131,7 @@ class Reservation:
         finally:
             if timer is not None:
                 timer.cancel()
+        self._limiter._help_from(waiter.loop)
         self._begin(time.monotonic() - began)
 
     def _note(self, waited: float) -> None:
