@@ -16,7 +16,6 @@ from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._waiters import TaskWaiter
@@ -31,11 +30,10 @@ from .notices import Notices
 from .origin import Origin
 from .pool import Amounts
 from .reservation import HEARD, PASS_OVER, SENT, SETTLE, STAMP, Reservation, amounts_of
-from .sharing import Sharing, sharing_of
+from .sharing import SharedThrough, Sharing, sharing_of
 from .spec import RateLimit
 from .spent import patience_of
 from .status import LimitStatus, status_of
-from .stores import Store
 
 if TYPE_CHECKING:
     from .keeper import Keeper
@@ -71,7 +69,7 @@ class RateLimiter:
         clock: Callable[[], float] = time.monotonic,
         learn: bool = True,
         memory: LimitMemory | None = DEFAULT_MEMORY,
-        store: Sharing | Store | str | Path | None = None,
+        store: SharedThrough | None = None,
         **limit: float | None,
     ) -> None:
         specs = [limits] if isinstance(limits, RateLimit) else list(limits or ())
@@ -84,7 +82,8 @@ class RateLimiter:
         self.learns = learn
         self._memory = memory if learn else None
         self._clock = clock
-        self._keeper = None if store is None else self._begin_sharing(sharing_of(store))
+        sharing = None if store is None else sharing_of(store)
+        self._keeper = None if sharing is None or not specs else self._begin_sharing(sharing)
         self._core = self._new_core()
         self._lock = threading.Lock()
         self._news: deque[_News] = deque()
@@ -223,7 +222,10 @@ class RateLimiter:
             known = None if origin is None or self._memory is None else self._memory.recall(origin, model)
             with self._lock:
                 lane = self._core.lane(model, origin, now=self._clock(), known=known)
+                if known is not None and lane.discovered is not None:
+                    self._notices.remembered(lane.discovered)
             self._after()
+            self._notices.say()
         return lane
 
     def __repr__(self) -> str:
