@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -22,12 +23,13 @@ from .places import Deployment
 from .plans import NOTHING, BudgetPlan, ModelPlan, Plan, Range, Saving
 from .reckoning import AS_ANOTHER, Fate, Reckoning, Rows, known_of
 from .settings import Settings
-from .simulate import Ask, Door, Line, seconds_for
+from .simulate import SIMULATED, Ask, Door, Line, seconds_for
 from .sources import Indexed, Requests, open_source
 from .spent import spent_by
 from .variants import shapers_of
 
 _NOTHING_USED: Final = Amount(0.0, 0.0, 0.0)
+_GOLDEN: Final = (math.sqrt(5) - 1) / 2  # multiples of it, without their whole numbers, lie evenly in any stretch
 _OF_NO_CONCERN: Final = ("on_result", "handle_signals")
 """Keywords of a run that are none of its `Settings` and change nothing in a plan."""
 
@@ -92,7 +94,7 @@ def plan(
     found = Plan(total=intake.total, done=intake.ok + intake.failed, changed=intake.changed)
     for one in reckoned:
         one.tell(found, known.table.count)
-    found.limited = any(one.limited for one in reckoned if one.asks[Fate.ASKED])
+    found.limited = any(one.limited for one in reckoned if one.counts[Fate.ASKED])
     found.seconds = _seconds(reckoned, settings)
     found.resume = _saving(reckoned, settings, Fate.DONE, found.seconds, rows=found.done)
     found.cache = _saving(reckoned, settings, Fate.KEPT, found.seconds)
@@ -107,7 +109,7 @@ class _Reckoned:
     """One line of rows, reckoned up.
 
     Attributes:
-        asks: the rows as the limiter would meet them, by what becomes of them.
+        counts: how many rows there are, by what becomes of them.
         doors: where they are let in.
         limited: whether a limit is known there.
         paid: US dollars that rows have cost or would, by what becomes of them; None where one is not known.
@@ -115,7 +117,8 @@ class _Reckoned:
 
     def __init__(self, rows: Rows, client: Client, among: Sequence[Deployment]) -> None:
         self._rows = rows
-        self.asks: dict[Fate, list[Ask]] = {fate: [] for fate in Fate}
+        self.counts = dict.fromkeys(Fate, 0)
+        self._asks: dict[Fate, list[Ask]] = {}
         self.paid: dict[Fate, float | None] = dict.fromkeys(Fate, 0.0)
         self._prices = [rows.price]
         if among:
@@ -147,26 +150,30 @@ class _Reckoned:
         rows = self._rows
         inputs, outputs = rows.habits.inputs(), rows.habits.outputs()
         input_tokens, output_tokens = NOTHING, NOTHING
-        for at, (slot, ask) in enumerate(zip(rows.slots, rows.asks(), strict=True)):
+        where = {fate: array("L") for fate in Fate}
+        for at, slot in enumerate(rows.slots):
             if not count[slot]:
                 continue
             fate = Fate(rows.fates[at])
-            self.asks[fate].append(ask)
+            where[fate].append(at)
             taken = rows.inputs(at, inputs), rows.outputs(at, outputs)
             if fate is Fate.ASKED:
                 input_tokens += taken[0]
                 output_tokens += taken[1]
             else:
                 self._pay(fate, rows.paid[at], taken)
-        asked = self.asks[Fate.ASKED]
-        if asked:
-            self._tell(plan, len(asked), input_tokens, output_tokens)
-            seconds = plan.seconds_per_answer
-            mean = sum(ask.seconds for ask in asked) / len(asked)
-            before = plan.models[rows.model].rows - len(asked)
-            seconds[rows.model] = (seconds.get(rows.model, 0.0) * before + mean * len(asked)) / (before + len(asked))
+        self.counts = {fate: len(places) for fate, places in where.items()}
+        self._asks = {fate: rows.asks(_spread(places)) for fate, places in where.items()}
+        if self.counts[Fate.ASKED]:
+            self._tell(plan, input_tokens, output_tokens)
 
-    def _tell(self, plan: Plan, count: int, input_tokens: Range, output_tokens: Range) -> None:
+    def line(self, *fates: Fate) -> Line:
+        """The rows that these things become of, as the limiter would meet them."""
+        asks = [ask for fate in fates for ask in self._asks[fate]]
+        return Line(self.doors, asks, sum(self.counts[fate] for fate in fates))
+
+    def _tell(self, plan: Plan, input_tokens: Range, output_tokens: Range) -> None:
+        count = self.counts[Fate.ASKED]
         model = plan.models.get(self._rows.model)
         cost = self._cost(input_tokens, output_tokens)
         if model is None:
@@ -176,6 +183,11 @@ class _Reckoned:
         model.input_tokens += input_tokens
         model.output_tokens += output_tokens
         model.cost = None if cost is None or model.cost is None else model.cost + cost
+        asks = self._asks[Fate.ASKED]
+        share = count / model.rows  # of all rows of this model
+        so_far = plan.seconds_per_answer.get(model.model, 0.0)
+        mean = sum(ask.seconds for ask in asks) / len(asks)
+        plan.seconds_per_answer[model.model] = so_far * (1 - share) + mean * share
 
     def _pay(self, fate: Fate, paid: float, taken: tuple[Range, Range]) -> None:
         """Count what a row has cost that need not be asked, or would."""
@@ -201,17 +213,21 @@ def _door(call: Call, limits: Sequence[RateLimit], limiter: RateLimiter) -> Door
 
 def _seconds(reckoned: Sequence[_Reckoned], settings: Settings, *more: Fate) -> float:
     """Seconds that a run takes which asks those that are to be asked, and more."""
-    lines = [
-        Line(one.doors, [ask for fate in (Fate.ASKED, *more) for ask in one.asks[fate]]) for one in reckoned
-    ]  # fmt: skip
-    return seconds_for(lines, in_flight=settings.max_in_flight)
+    return seconds_for([one.line(Fate.ASKED, *more) for one in reckoned], in_flight=settings.max_in_flight)
+
+
+def _spread(places: Sequence[int]) -> Sequence[int]:
+    """As many places as are simulated, spread over all of them, and so are those of each stretch."""
+    if len(places) <= SIMULATED:
+        return places
+    return [places[int(number * _GOLDEN % 1.0 * len(places))] for number in range(SIMULATED)]
 
 
 def _saving(
     reckoned: Sequence[_Reckoned], settings: Settings, fate: Fate, seconds: float, *, rows: int | None = None
 ) -> Saving:
     """What is saved by not asking rows of this fate; ``rows`` if more of them are known than can be reckoned."""
-    count = sum(len(one.asks[fate]) for one in reckoned)
+    count = sum(one.counts[fate] for one in reckoned)
     if not (count or rows):
         return Saving()
     paid = [one.paid[fate] for one in reckoned]

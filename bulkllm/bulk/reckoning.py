@@ -190,19 +190,19 @@ class Rows:
             return habits
         return Range(min(habits.low, bound), min(habits.likely, bound), min(habits.high or bound, bound))
 
-    def asks(self) -> list[Ask]:
-        """The rows as the limiter would meet them. Each in its turn is answered as one that has been answered."""
+    def asks(self, places: Sequence[int]) -> list[Ask]:
+        """Rows as the limiter would meet them. Each in its turn is answered as one that has been answered."""
         inputs, outputs = self.habits.inputs(), self.habits.outputs()
         found = []
         seen, latencies = self.habits.seen, self.habits.latencies()
-        for at in range(len(self)):
+        for number, at in enumerate(places):
             size = self.size(at)
             tokens = self.guess(at) * inputs.likely
             if self.habits.calibrated:
-                _, like = seen[at % len(seen)]
+                _, like = seen[number % len(seen)]
                 output = 0.0 if size.vectors else min(like.output_tokens, size.bound or math.inf)
                 cached = like.cached_tokens / like.input_tokens if like.input_tokens else 0.0
-                found.append(Ask(size, tokens, output, latencies[at % len(latencies)], tokens * cached))
+                found.append(Ask(size, tokens, output, latencies[number % len(latencies)], tokens * cached))
             else:
                 output = self.outputs(at, outputs).likely
                 found.append(Ask(size, tokens, output, 1.0 + output / _TOKENS_A_SECOND))

@@ -11,7 +11,7 @@ import heapq
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from ..limits import RateLimit
@@ -27,7 +27,9 @@ from ..limits.reservation import amounts_of
 from ..limits.status import status_of
 from .deployments import soonest
 
-_SIMULATED: Final = 10_000  # rows of a line; what comes after goes on at the pace of the second half of them
+SIMULATED: Final = 10_000
+"""Rows of a line, at most. What comes after them goes on at the pace of the second half of them."""
+
 _CPU: Final = 0.004  # seconds of this process for one call, most of them LiteLLM's: calls go one after the other there
 _FRESH: Final = TokenEstimator()  # with which places are chosen
 _BURST: Final = 0.5  # seconds of a pace that was felt for, which may go at once
@@ -70,10 +72,20 @@ class Door:
 
 @dataclass(slots=True)
 class Line:
-    """Requests that are asked in order, so many at once, each at the door where it is answered soonest."""
+    """Requests that are asked in order, so many at once, each at the door where it is answered soonest.
+
+    Attributes:
+        doors: where they are let in.
+        asks: the requests; of more than `SIMULATED` as many are enough, if they are like all of them.
+        rows: how many there are.
+    """
 
     doors: Sequence[Door]
-    asks: list[Ask] = field(default_factory=list)
+    asks: Sequence[Ask]
+    rows: int = 0
+
+    def __post_init__(self) -> None:
+        self.rows = max(self.rows, len(self.asks))
 
 
 def seconds_for(lines: Sequence[Line], *, in_flight: int) -> float:
@@ -108,12 +120,13 @@ class _Gate:
 class _Queue:
     """A line as it stands."""
 
-    __slots__ = ("active", "asks", "count", "gates", "granted", "half", "last", "started")
+    __slots__ = ("active", "asks", "count", "gates", "granted", "half", "last", "rows", "started")
 
     def __init__(self, line: Line, gates: Sequence[_Gate]) -> None:
         self.asks = line.asks
+        self.rows = line.rows
         self.gates = gates
-        self.count = min(len(line.asks), _SIMULATED)
+        self.count = min(len(line.asks), SIMULATED)
         self.started = 0
         self.granted = 0
         self.active = 0
@@ -122,7 +135,7 @@ class _Queue:
 
     def beyond(self) -> float:
         """Seconds for the requests that were not simulated."""
-        left = len(self.asks) - self.count
+        left = self.rows - self.count
         return left * (self.last - self.half) / (self.count - self.count // 2) if left else 0.0
 
 
@@ -185,13 +198,13 @@ class _Simulation:
         """
         wanted: defaultdict[tuple[Pool, int], float] = defaultdict(float)
         for queue in self.lines:
-            if len(queue.gates) > 1 or queue.count == len(queue.asks):
+            if len(queue.gates) > 1 or queue.count == queue.rows:
                 continue
             gate = queue.gates[0]
             charges = [_charged(gate.door, _FRESH.estimate_of("", ask.size), ask) for ask in queue.asks]
             for dimension, amounts in enumerate(zip(*charges, strict=True)):
                 for pool in gate.lane.pools:
-                    wanted[pool, dimension] += sum(amounts)
+                    wanted[pool, dimension] += sum(amounts) * queue.rows / len(amounts)
         return max(
             (
                 (wanted[pool, meter.dimension] - meter.quota) * meter.period / meter.quota

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bulkllm.bulk import plan, run
+from bulkllm.bulk import plan, planning, run
 from bulkllm.bulk.simulate import Ask, Door, Line, seconds_for
 from bulkllm.errors import ConfigError, ImpossibleRequest, RequestFileError
 from bulkllm.limits import RateLimit
@@ -176,3 +176,13 @@ def test_nothing_is_written_and_what_cannot_be_planned_is_told(tmp_path: Path) -
 def test_a_limit_and_a_sample_plan_fewer_rows() -> None:
     assert plan(PROMPTS, model="openai/m", limits=[], limit=10).to_ask == 10
     assert plan(PROMPTS, model="openai/m", limits=[], sample=20).to_ask == 20
+
+
+def test_of_many_rows_those_that_are_simulated_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second half of them is longer: the time must not be that of the first ones."""
+    monkeypatch.setattr(planning, "SIMULATED", 50)
+    rows = [{"prompt": "short"}] * 500 + [{"prompt": "x" * 4000}] * 500
+    found = plan(rows, model="openai/m", max_tokens=10, limits=[RateLimit("*", itpm=6000, window="bucket")])
+    # Some 5 tokens each in the first half, 1,004 in the second; the first minute's quota is there at once.
+    assert found.input_tokens.likely == pytest.approx(500 * 5 + 500 * 1004, rel=0.01)
+    assert found.seconds == pytest.approx((found.input_tokens.likely - 6000) / 100, rel=0.05)
