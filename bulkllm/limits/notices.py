@@ -24,19 +24,21 @@ LONG: Final = 60.0
 """Seconds; a pool that is closed for no longer than this waits for its provider's next minute, as may happen."""
 
 _MUCH: Final = 1.25  # a limit that has become so many times as large, or as small, is worth telling again
-_SELDOM: Final = 60.0  # seconds, at least, between two such tellings of one model
+_SELDOM: Final = 60.0  # seconds, at least, before that is told of a model again; twice as long each time
+_SELDOMEST: Final = 3600.0
 _MOST: Final = 256  # sentences that wait to be said; more than these are dropped, the oldest first
 
 
 class _Told:
     """What was said of one pool."""
 
-    __slots__ = ("at", "closed_until", "crowd", "paced", "quotas", "warned_until")
+    __slots__ = ("again_at", "closed_until", "crowd", "paced", "pause", "quotas", "warned_until")
 
     def __init__(self) -> None:
         self.quotas: dict[str, float] = {}
         self.paced = False
-        self.at = -math.inf
+        self.again_at = -math.inf
+        self.pause = _SELDOM
         self.closed_until = -math.inf
         self.warned_until = -math.inf
         self.crowd = math.inf
@@ -70,13 +72,14 @@ class Notices:
         first = not told.quotas.keys() >= news.keys()
         much = any(_differ(amount, told.quotas.get(name, amount)) for name, amount in news.items())
         if news:
-            loud = first or (much and now - told.at >= _SELDOM)
+            loud = first or (much and now >= told.again_at)
             verb = "learned from the provider's answers" if first else "changed by the provider"
             text = f"limit of {_name(pool)} {verb}: {', '.join(_listed(news))}"
             self._note(logging.INFO if loud else logging.DEBUG, text)
             if loud:
                 told.quotas.update(news)
-                told.at = now
+                told.again_at = now + told.pause
+                told.pause = told.pause if first else min(_SELDOMEST, 2 * told.pause)
         if known.rate is not None:
             level = logging.DEBUG if told.paced else logging.INFO
             self._note(

@@ -35,7 +35,7 @@ class World:
         self._caplog = caplog
 
     def let_go(self, origin: Origin = ORIGIN) -> Reservation:
-        reservation = self.limiter.reserve(MODEL, origin=origin).acquire()
+        reservation = self.limiter.reserve(MODEL, origin=origin, timeout=30.0).acquire()  # none of them has to wait
         reservation.mark_sent()
         return reservation
 
@@ -43,6 +43,7 @@ class World:
         self.let_go(origin).release(word=word)
 
     def tell(self, rpm: float, *, tpm: float | None = None) -> None:
+        self.clock.advance(1.0)
         told = [Observation(RPM, rpm, rpm - 1, 60.0)]
         told += [] if tpm is None else [Observation(TPM, tpm, tpm - 1, 60.0)]
         self.hear(Word("let in", tuple(told)))
@@ -80,13 +81,9 @@ def test_a_limit_that_changes_much_is_said_again_but_not_all_the_time(world: Wor
     assert world.said() == [], "a little more is no news"
     world.tell(1000)
     assert world.said() == [f"limit of {MODEL} at https://llm.example.org/v1 changed by the provider: 1,000 rpm"]
-    for quota in range(1, 40):  # a provider whose limits follow its load
-        world.tell(1000.0 * (1 + quota % 3))
-        world.clock.advance(1.0)
-    assert world.said() == []
-    world.clock.advance(60.0)
-    world.tell(2000)
-    assert len(world.said()) == 1
+    for number in range(7_200):  # a provider whose limits follow its load, for two hours
+        world.tell(1000.0 * (1 + number % 3))
+    assert 4 <= len(world.said()) <= 9
 
 
 def test_a_pool_that_closes_for_long_is_a_warning_and_only_one(world: World, caplog: pytest.LogCaptureFixture) -> None:
