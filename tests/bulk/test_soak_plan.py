@@ -44,7 +44,7 @@ BOUND_BY: dict[str, tuple[list[RateLimit], int, int, dict[str, Any]]] = {
 
 PLACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "requests": ({"rpm": 600, "burst": 10}, {"rpm": 300, "burst": 5}),
-    "tokens": ({"tpm": 10_000, "period": 15}, {"tpm": 4000, "period": 15}),
+    "tokens": ({"tpm": 4000, "period": 5}, {"tpm": 1600, "period": 5}),
 }
 
 
@@ -87,4 +87,4 @@ def test_the_planned_time_at_several_places_is_the_real_one(name: str, out: Path
             for server, limits in zip(servers, PLACES[name], strict=True)
         ]
         options = {"deployments": places, "api_base": servers[0].openai_base}
-        compare(f"at places, by {name}", 400, 100, out, [], options)
+        compare(f"at places, by {name}", 600, 100, out, [], options)
