@@ -42,12 +42,13 @@ print(len(made) / (time.perf_counter() - start))
 """
 
 
-def records(count: int, tags: dict[str, str]) -> list[UsageRecord]:
+def records(count: int, tags: dict[str, str], *, waiting: bool = False) -> list[UsageRecord]:
     chance = random.Random(7)
     models = ("openai/gpt-5-mini", "openai/gpt-5", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-flash")
     made = []
     for _ in range(count):
         model = chance.choice(models)
+        waited = chance.expovariate(1.0)
         made.append(
             UsageRecord(
                 model=model,
@@ -56,7 +57,8 @@ def records(count: int, tags: dict[str, str]) -> list[UsageRecord]:
                 usage=Usage(chance.randint(50, 9000), chance.randint(1, 900), chance.randint(0, 50)),
                 cost=chance.lognormvariate(-7, 1) if chance.random() < 0.9 else None,
                 latency=chance.lognormvariate(0.3, 0.7),
-                waited=chance.expovariate(1.0),
+                waited=waited,
+                waits={f"rpm of {model}": waited} if waiting else {},
                 tags=tags,
             )
         )
@@ -191,10 +193,12 @@ def main() -> None:
     asked = parser.parse_args()
 
     plain, tagged = records(asked.records, {}), records(asked.records, {"experiment": "a"})
+    waited = records(asked.records, {}, waiting=True)
     rates = {}
     for label, count, made in (
         ("one thread", in_one_thread, plain),
         ("one thread, one tag", in_one_thread, tagged),
+        ("one thread, one wait", in_one_thread, waited),
         ("four threads", in_four_threads, plain),
     ):
         rates[label] = rate = best_rate(count, made, asked.rounds)
