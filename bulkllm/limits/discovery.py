@@ -15,6 +15,7 @@ from .bucket import Meter, TokenBucket
 from .crowd import Crowd
 from .feedback import Observation
 from .learned import LearnedLimits
+from .opening import Opening
 from .origin import Origin
 from .pace import Pace
 from .pool import DIMENSIONS, WHOLE, Amounts, Pool
@@ -23,10 +24,8 @@ from .spent import DAYS, Spent
 from .tracked import SHUFFLED, Claim, Tracked
 from .undecided import Question
 
-# Seconds that nothing goes after so many refusals in a row which do not say how long, doubled while nothing is let in.
-_IN_A_ROW: Final = 2
+# Seconds that nothing goes after a refusal that does not say how long, and that a limit we know of accounts for.
 _PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 64.0
 
 UNTOLD: Final = 900.0
 """Seconds that nothing goes after a refusal for a quota of a day or longer, where nobody knows until when. Where the
@@ -93,14 +92,13 @@ class Knowledge(NamedTuple):
 class Passage:
     """One granted request, as this pool sees it."""
 
-    __slots__ = ("claims", "granted_at", "number", "sent_at", "trial")
+    __slots__ = ("claims", "granted_at", "number", "sent_at")
 
-    def __init__(self, claims: list[Claim], number: int, trial: bool, now: float) -> None:
+    def __init__(self, claims: list[Claim], number: int, now: float) -> None:
         self.claims = claims
         self.granted_at = now
         self.number = number
         self.sent_at = -math.inf
-        self.trial = trial
 
 
 class Discovered(Pool):
@@ -117,16 +115,13 @@ class Discovered(Pool):
     __slots__ = (
         "_blamed_at",
         "_burst",
-        "_in_a_row",
         "_lag",
         "_live",
-        "_pause",
         "_share_refused",
-        "_trial",
-        "closed_until",
         "closing",
         "crowd",
         "news",
+        "opening",
         "origin",
         "pace",
         "question",
@@ -138,7 +133,7 @@ class Discovered(Pool):
         self.origin = origin
         self.question = question
         self.tracked: dict[str, Tracked] = {}
-        self.closed_until = -math.inf
+        self.opening = Opening()
         self.closing: Closing | None = None  # the latest one, until something was let in after it
         self.pace = Pace(now)
         self.crowd = Crowd(careful=careful)
@@ -146,9 +141,6 @@ class Discovered(Pool):
         self.news = False  # something was learned that is worth remembering
         self._burst: TokenBucket | None = None
         self._live: tuple[Meter, ...] = ()
-        self._pause = _PAUSE
-        self._trial: Literal["none", "wanted", "out"] = "none"
-        self._in_a_row = 0
         self._lag = 0.0
         self._share_refused = 0.0
         self._blamed_at = -_RARE
@@ -157,9 +149,9 @@ class Discovered(Pool):
 
     def ready_at(self, amounts: Amounts, now: float) -> float:
         """When this pool could let the amounts in: ``now`` or earlier is at once, infinity hangs on an event."""
-        if self.in_flight >= self.max_in_flight or self._trial == "out":
+        if self.in_flight >= self.max_in_flight:
             return math.inf
-        ready = self.closed_until
+        ready = self.opening.ready_at(self.in_flight)
         for meter in self._live:
             at = meter.ready_at(amounts[meter.dimension], now)
             if at > ready:
@@ -178,10 +170,16 @@ class Discovered(Pool):
             return DAYS.get(closing.quota, "closed")
         if self.in_flight >= self.max_in_flight:
             return "in flight"
-        if self._trial == "out" or not self._live:
+        if not self._live:
             return "closed"
         slowest = max(self._live, key=lambda meter: meter.ready_at(amounts[meter.dimension], now))
-        return "closed" if slowest.ready_at(amounts[slowest.dimension], now) < self.closed_until else slowest.name
+        opens = self.opening.ready_at(self.in_flight)
+        return "closed" if slowest.ready_at(amounts[slowest.dimension], now) < opens else slowest.name
+
+    @property
+    def closed_until(self) -> float:
+        """Until when nothing goes, or went."""
+        return self.opening.at
 
     def spent(self, now: float) -> Closing | None:
         """Whether it is closed for a quota of a day or longer."""
@@ -200,11 +198,10 @@ class Discovered(Pool):
         claims = [tracked.take(amounts[tracked.dimension], now) for tracked in self.tracked.values()]
         if self._burst is not None:
             self._burst.take(1.0, now)
-        self.pace.took(now)
-        trial = self._trial == "wanted"
-        if trial:
-            self._trial = "out"
-        return Passage(claims, self.pace.sent, trial, now)
+        self.opening.took(now)
+        if self.pace.took(now):
+            self._watch()
+        return Passage(claims, self.pace.trail.sent, now)
 
     def went(self, passage: Passage, now: float, *, really: bool) -> None:
         """It goes out now."""
@@ -226,8 +223,7 @@ class Discovered(Pool):
             if self._burst is not None:
                 self._burst.give(1.0, now)
             self.pace.gave_back(now)
-        if passage.trial and self._trial == "out":
-            self._trial = "wanted"  # it did not say what it was sent for
+            self.opening.gave_back()
 
     # -- what answers say ------------------------------------------------------------------------------------
 
@@ -243,10 +239,6 @@ class Discovered(Pool):
             if self.closing is None or passage.sent_at >= self.closing.until:
                 self.closing = None
                 self.crowd.let_in(self.in_flight, now)
-            self._pause = _PAUSE
-            self._in_a_row = 0
-            if passage.trial:
-                self._trial = "none"
         elif refused:
             self._refused(passage, word.retry_after, now, explained=explained or guilty)
         else:
@@ -255,7 +247,7 @@ class Discovered(Pool):
 
     def close(self, until: float) -> None:
         """Let nothing go until then."""
-        self.closed_until = max(self.closed_until, until)
+        self.opening.close(until)
 
     def _spend(self, passage: Passage, spent: Spent, now: float) -> None:
         """A quota of a day or longer is spent: no pace is to blame.
@@ -264,7 +256,7 @@ class Discovered(Pool):
         few requests only. Where it is spent still, the next attempt comes later and later, for some providers name a
         few seconds for what comes back at midnight.
         """
-        self.pace.count_refused(passage.number)
+        self.pace.count_refused(passage.number, now)
         pause = UNTOLD if spent.seconds is None else spent.seconds
         before = self.closing
         if before is None:
@@ -280,8 +272,8 @@ class Discovered(Pool):
 
     def _close_for(self, closing: Closing) -> None:
         self.closing = closing
-        self.close(closing.until)
-        self.crowd.reopen()
+        self.opening.close(closing.until, gently=False)
+        self.crowd.reopen()  # more goes only with the answers
         self.max_in_flight = self.crowd.most
 
     def _listen(self, passage: Passage, told: Iterable[Observation], now: float, *, refused: bool) -> bool:
@@ -301,7 +293,7 @@ class Discovered(Pool):
             if claim is None:  # sent before this limit was known: what went out since is not in the number
                 if tracked.fresh:
                     under_way = self._under_way(tracked)
-                    tracked.begin(seen.remaining, self.pace.sent - under_way, under_way, now)
+                    tracked.begin(seen.remaining, self.pace.trail.sent - under_way, under_way, now)
                 continue
             tracked.told(claim, seen.remaining, now, for_sure=short)
         return guilty
@@ -337,33 +329,29 @@ class Discovered(Pool):
             size = max(1.0, rpm.meter.quota * seconds / rpm.meter.period)
             self._burst = TokenBucket("rpm burst", REQUESTS, rpm.meter.quota, rpm.meter.period, capacity=size)
             meters.append(self._burst)
-        if self.pace.meter is not None:
-            meters.append(self.pace.meter)
-        self._live = tuple(meters)
+        self._live = (*meters, *self.pace.meters)
 
     def _refused(self, passage: Passage, retry_after: float | None, now: float, *, explained: bool) -> None:
-        if retry_after is not None:
-            self.close(now + retry_after)
+        sent_at = max(passage.sent_at, passage.granted_at)
+        self.opening.heard_after(now - sent_at)
         if not explained and self.may_be_close(passage) and self._next_to_empty(passage, now):
             explained = True
             self.was_close(passage)
-        unpaced = self.pace.meter is None or "rpm" in self.tracked  # a limit that is told, and this is not it
-        if not explained and unpaced and self._share_refused < _OFTEN:
-            explained = True  # now and then a provider is busy
+        if not explained and "rpm" in self.tracked and self._share_refused < _OFTEN:
+            explained = True  # it tells a limit, and this is not it: it is busy, or bears no more at once
+            self.crowd.overloaded(sent_at, self.in_flight, now)
         if explained:
-            self.pace.count_refused(passage.number)
-            if retry_after is None:
-                self.close(now + _PAUSE)
+            self.pace.count_refused(passage.number, now)
+            self.close(now + (_PAUSE if retry_after is None else retry_after))
             return
-        if self.pace.refuse(passage.number, now, retry_after):
+        pause = self.pace.refuse(passage.number, sent_at, now, retry_after, self.question.answer)
+        if pause is not None:
+            self.close(now + pause)
             self.crowd.free()
             self._watch()
             self.news = True
-            self._in_a_row += 1
-            if retry_after is None and self._in_a_row >= _IN_A_ROW:
-                self.close(now + self._pause)
-                self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
-                self._trial = "wanted"
+        elif retry_after is not None:
+            self.close(now + retry_after)
 
     def may_be_close(self, passage: Passage) -> bool:
         """Whether a refusal may be put down to two clocks that differ a little: now and then only."""

@@ -1,212 +1,338 @@
-"""How fast to go where nobody tells a limit: faster until refused, then just below what was let in.
+"""How fast to go where nobody tells a limit: as fast as one can until refused, then just below what was let in.
 
-As long as nothing is refused there is no pace at all. At the first refusal it is what a minute has let in so far, for
-most providers count minutes. From then on it grows, slowly at first and faster the longer nothing is refused, and each
-refusal sets it a little below what was really let in: between two refusals, when a bucket went from empty to empty, and
-in the last minute. Where a refusal lasts longer than any bucket of that pace would take, the provider counts a window,
-and so does the pace from then on. Only arithmetic may live here, as in :mod:`.bucket`.
+As long as nothing is refused there is no pace, and a refusal now and then sets none. Where refusals follow each other
+the provider was empty at each of them: what it let in between two, by the time between them, is what it gives. The
+pace is set just below that, and grows with each request that it holds up: so slowly at first that about one in two
+hundred is refused near a limit, and faster the more go well, so that a limit that was raised is followed. It never
+grows far beyond what the last minute confirms.
+
+Most providers count minutes. So what was let in before the very first refusal is taken for a minute's quota, if what
+is let in afterwards does not speak against it. Where nothing goes for longer than a bucket of that pace would take, the
+provider counts a window: what went in a burst may go in a burst again when that has left the window. After some minutes
+of that the pace becomes an even one, which no provider minds. Only arithmetic may live here, as in :mod:`.bucket`.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from itertools import pairwise
 from typing import Final
 
-from .bucket import SlidingWindow, TokenBucket
-from .spec import REQUESTS
+from .bucket import Grain, Meter, SlidingWindow, TokenBucket
+from .spec import REQUESTS, Window
+from .trail import GRAIN, MINUTE, Mark, Trail
 
-_MINUTE: Final = 60.0
+# After a refusal: a little below what was measured.
+_STEP_BACK: Final = 0.96
 
-# After a refusal: just below what was measured.
-_STEP_BACK: Final = 0.95
-# If there was too little to measure.
-_BACK_OFF: Final = 0.9
-_ENOUGH: Final = 10
-_FEW: Final = 3
+# So many let in between two refusals, and they may be due to chance: one in two hundred is what trying costs anyway.
+_TOLERABLE: Final = 200
 
-# So few requests before the first refusal are no minute's quota: the pace at which they went is to blame.
-_NO_QUOTA: Final = 100
-_FIRST_BACK_OFF: Final = 0.7
+# With fewer than that between two refusals, the one that was refused counts as let in, for it may nearly have been.
+_FEW: Final = 10
 
-# Growth with each request that goes, at first; it doubles with each so many seconds without a refusal, up to so much
-# a second. With a tenth given up at each refusal, about two requests in a hundred are refused.
-_GROWTH: Final = 0.002
-_DOUBLES_IN: Final = 12.0
-_LARGEST_GROWTH: Final = 0.5
-_GROWS_EVERY: Final = 0.25
+# A minute's quota explains what is let in afterwards if that is within this factor of it.
+_ALIKE: Final = 2.0
+
+# Growth with each request that the pace holds up, and with each second; it doubles with so many of both that go well.
+# Growing back by a step takes about a hundred of them, doubling the pace three hundred.
+_GROWTH: Final = 0.0002
+_DOUBLES_WITH: Final = 60.0
+_LARGEST_GROWTH: Final = 0.25  # a second
+
+# What the last minute let in confirms a pace that is at most so much above it; only then it may grow.
+_CONFIRMED: Final = 1.25
 
 # Requests that may go at once after a pause, in seconds of the pace.
 _BURST: Final = 0.5
 
-_SLOWEST: Final = 0.5
+_SLOWEST: Final = 0.1
+
+# At two refusals by a window of a minute, the minute before each let in the same, but for a share or a few requests.
+_SAME: Final = 0.005
+_SAME_REQUESTS: Final = 2.0
 
 # A bucket has refilled by so many requests, and still nothing goes: it is none.
-_MUST_BE_A_WINDOW: Final = 5.0
+_NO_BUCKET: Final = 5.0
 
-# What is left of a window's quota after a refusal.
-_STEP_BACK_IN_WINDOW: Final = 0.98
+# Whoever was not held up by the pace for so many seconds has not gone too fast.
+_SHORT: Final = 5.0
 
-# How much a window's quota grows after the first minute without a refusal; twice as much after the next.
-_GROWTH_OF_WINDOW: Final = 0.01
+# Some providers say how long to wait in whole seconds.
+_ROUNDED: Final = 1.5
 
+# After a refusal that says no time nothing goes until so many may have come free, and at most for so many seconds;
+# twice as long each time that nothing was let in, up to a bound.
+_COMES_FREE: Final = 2.0
+_LONGEST_FIRST: Final = 0.5
+_LONGEST_PAUSE: Final = 30.0
 
-class _Mark:
-    """A moment: when, how many had been sent before it, and how many of those were let in."""
+# While nothing goes the pace is at most cut to this each time: it may be closed for another reason.
+_LARGEST_CUT: Final = 0.25
 
-    __slots__ = ("at", "let_in", "sent")
+# Bursts are allowed for so many seconds. Then the pace becomes even when so much of a minute is about to come free.
+_BURSTS_LAST: Final = 170.0
+_EVEN: Final = 1 / 6
 
-    def __init__(self, at: float, sent: int, let_in: int) -> None:
-        self.at = at
-        self.sent = sent
-        self.let_in = let_in
+# A request leaves the provider's window that much later than it left here, in seconds.
+_LATER: Final = 0.3
 
 
 class Pace:
     """Requests that may go, found by trying.
 
     Attributes:
-        meter: what lets them go; None as long as there is no limit.
-        sent: requests that were granted, in all.
-        refused: how many of them were refused.
+        trail: what went, and how much of it was let in.
+        even: lets them go evenly; None without such a pace.
+        window: what may go within a minute; None where nothing speaks for it.
     """
 
-    __slots__ = ("_began", "_event", "_grown_at", "_marks", "meter", "refused", "sent")
+    __slots__ = (
+        "_began",
+        "_bursts_since",
+        "_counted",
+        "_empty",
+        "_filled",
+        "_first_refused",
+        "_grain",
+        "_grown_at",
+        "_heard",
+        "_heard_at",
+        "_misses",
+        "_no_bucket",
+        "_quota",
+        "_shut_at",
+        "even",
+        "trail",
+        "window",
+    )
 
     def __init__(self, now: float) -> None:
-        self.meter: TokenBucket | SlidingWindow | None = None
-        self.sent = 0
-        self.refused = 0
+        self.trail = Trail()
+        self.even: TokenBucket | None = None
+        self.window: SlidingWindow | None = None
         self._began = now
-        self._marks: deque[_Mark] = deque()  # each second's first moment, for a minute
-        self._event: _Mark | None = None  # the last refusal that taught something
+        self._empty: Mark | None = None  # the provider was empty: the last refusal that told something
+        self._heard = 0  # requests that had been sent when that was heard
+        self._heard_at = now
+        self._first_refused = math.inf
+        self._misses = 0  # refusals with nothing let in between them
+        self._shut_at = now  # the first of those
+        self._no_bucket = False  # nothing went for longer than a bucket takes
+        self._quota = math.inf  # what a minute had let in when it was full
+        self._filled = False  # so is the window's own quota, which ...
+        self._counted = 0  # ... counts the requests up to this number
+        self._grain: Grain | None = None  # where the window counts the latest request
         self._grown_at = now
+        self._bursts_since = now
+
+    @property
+    def meters(self) -> tuple[Meter, ...]:
+        """What lets requests go."""
+        return tuple(meter for meter in (self.even, self.window) if meter is not None)
 
     @property
     def rate(self) -> float:
         """Requests a second; infinite without a limit."""
-        return math.inf if self.meter is None else self.meter.quota / _MINUTE
+        return min((meter.quota / MINUTE for meter in self.meters), default=math.inf)
 
-    @property
-    def let_in(self) -> int:
-        """Requests that were not refused, those under way among them."""
-        return self.sent - self.refused
+    # -- requests --------------------------------------------------------------------------------------------
 
-    def took(self, now: float) -> None:
-        """A request is granted."""
-        if not self._marks or now - self._marks[-1].at >= 1.0:
-            self._marks.append(_Mark(now, self.sent, self.let_in))
-            while self._marks[0].at < now - _MINUTE - 2.0:
-                self._marks.popleft()
-        self.sent += 1
-        meter = self.meter
-        if meter is not None:
-            meter.take(1.0, now)
-            if isinstance(meter, SlidingWindow):
-                meter.send(1.0, now + meter.margin)
-            if now - self._grown_at >= (_MINUTE if isinstance(meter, SlidingWindow) else _GROWS_EVERY):
-                self._grow(meter, now)
+    def took(self, now: float) -> bool:
+        """A request is granted. Says whether the meters are others from now on."""
+        self.trail.took(now)
+        even, window = self.even, self.window
+        if window is not None:
+            window.take(1.0, now)
+            self._grain = window.send(1.0, now + window.margin)
+            if even is None:
+                return self._smoothed(window, now)
+        if even is not None:
+            even.take(1.0, now)
+            if even.remaining(now) < 1.0 or (window is not None and window.remaining(now) < 1.0):
+                self._grow(even, now)
+        return False
 
     def gave_back(self, now: float) -> None:
         """A granted request was never sent."""
-        self.sent -= 1
-        if isinstance(self.meter, TokenBucket):
-            self.meter.give(1.0, now)
+        self.trail.sent -= 1
+        if self.even is not None:
+            self.even.give(1.0, now)
+        self._uncount(now)
 
-    def count_refused(self, number: int) -> None:
+    def count_refused(self, number: int, now: float) -> None:
         """The request of this number was refused; until now it was taken for one that was let in."""
-        self.refused += 1
-        for mark in reversed(self._marks):
-            if mark.sent < number:
-                break
-            mark.let_in -= 1
-        if self._event is not None and number <= self._event.sent:
-            self._event.let_in -= 1
+        self.trail.was_refused(number)
+        if self._empty is not None and number <= self._empty.sent:
+            self._empty.let_in -= 1
+        self._uncount(now)
+        if self._filled and self.window is not None and number <= self._counted:
+            self._quota -= 1.0
+            self.window.resize(max(1.0, self.window.quota - 1.0), now)
 
-    def refuse(self, number: int, now: float, retry_after: float | None = None) -> bool:
-        """The request of this number was refused. Says whether this was news: one burst is one lesson."""
-        self.count_refused(number)
-        event = self._event
-        if event is not None and number <= event.sent:
+    def _uncount(self, now: float) -> None:
+        if self.window is not None and self._grain is not None:
+            self.window.give(1.0, self._grain, now)  # perhaps another's, but of about the same moment
+
+    # -- refusals --------------------------------------------------------------------------------------------
+
+    def refuse(
+        self, number: int, sent_at: float, now: float, retry_after: float | None = None, window: Window | None = None
+    ) -> float | None:
+        """A request was refused, and no limit that we know of accounts for it.
+
+        Args:
+            number: which.
+            sent_at: when it was sent.
+            now: seconds.
+            retry_after: how long the provider asks to wait, if it does.
+            window: how the provider counts, if that is known.
+
+        Returns:
+            How long to let nothing go; None if it was no news: one burst is one lesson.
+        """
+        self.count_refused(number, now)
+        trail, before = self.trail, self._empty
+        if before is not None and number <= self._heard:
+            return None
+        empty = Mark(sent_at, number, trail.let_in - (trail.sent - number))
+        self._empty, self._heard, self._heard_at = empty, trail.sent, now
+        went = math.inf if before is None else empty.let_in - before.let_in
+        seconds = math.inf if before is None else max(sent_at - before.at, 1e-3)
+        if went > 0:
+            self._misses = 0
+            self._shut_at = sent_at
+        else:
+            self._misses += 1
+        # What was sent at about the same time may have come before it.
+        self._counted = trail.sent_by(sent_at + GRAIN)
+        self._filled = False
+        minute = round(trail.let_in - (trail.sent - self._counted) - trail.before(sent_at - MINUTE))
+        if not self.meters and seconds >= MINUTE:  # a first refusal says little
+            self._first_refused = now
+            if self._is_window(retry_after, minute, now, window):
+                self._allow_bursts(minute, now)
+        elif went > 0:
+            self._learn(went, seconds, minute, now)
+        else:
+            self._shut(minute, now, window)
+        return self._pause(now) if retry_after is None else retry_after
+
+    def _is_window(self, retry_after: float | None, minute: float, now: float, window: Window | None) -> bool:
+        """Whether the very first refusal shows it."""
+        if window is not None:
+            return window == "sliding" and minute >= _FEW
+        if retry_after is None or retry_after <= _ROUNDED:
             return False
-        if event is not None and self.let_in - event.let_in < _FEW:  # nothing goes yet: the pace is not to blame
-            if isinstance(self.meter, TokenBucket) and self.rate * (now - event.at) > _MUST_BE_A_WINDOW:
-                if self._last_minute(event.at) >= _NO_QUOTA:
-                    self._count_a_window(event.at)
-                else:
-                    self.set_rate(self.rate / 2, now)
-                    event.at = now
-            return True
-        if isinstance(self.meter, SlidingWindow):
-            self._event = _Mark(now, self.sent, self.let_in)
-            self._grown_at = now
-            self.meter.resize(max(1.0, _STEP_BACK_IN_WINDOW * min(self.meter.quota, self._last_minute(now))), now)
-            return True
-        rate = self._measured(now)
-        before = self.rate
-        if rate is None:
-            rate = before * _BACK_OFF if before < math.inf else self._first_guess(now)
-        elif before < math.inf:
-            rate = min(before, rate * _STEP_BACK)
-        self._event = _Mark(now, self.sent, self.let_in)
-        self._grown_at = now
-        self.set_rate(rate, now)
-        if before == math.inf and retry_after is not None and self.rate * retry_after > _MUST_BE_A_WINDOW:
-            self._count_a_window(now)
-        return True
+        # A bucket would have something again long before, and a window just then.
+        until = self.trail.free_at(now) + _LATER - now
+        return abs(until - retry_after) <= _ROUNDED and self._guess() * retry_after > _NO_BUCKET
+
+    def _shut(self, minute: float, now: float, window: Window | None) -> None:
+        """Nothing was let in since the last refusal."""
+        if (now - self._shut_at) * self._guess() <= _NO_BUCKET:
+            return  # too early to tell anything
+        self._no_bucket = window != "bucket"
+        if self.window is not None:
+            self._fill(self.window, minute, now)
+        if self.even is not None and minute >= _FEW:
+            self.set_rate(min(self.rate, max(minute / MINUTE, self.rate * _LARGEST_CUT)), now)
+        frees_in = self.trail.free_at(now) - now
+        # Until then it is tried, less and less often, whether it is a window of a minute and not a shorter one.
+        if self.window is None and self._no_bucket and self.trail.is_burst(now) and frees_in < 2 * self._backoff():
+            self._allow_bursts(minute, now)
+
+    def _learn(self, went: float, seconds: float, minute: float, now: float) -> None:
+        """So many were let in between two refusals, in so many seconds, and so many in the minute before."""
+        quota = self._quota
+        if went >= _FEW:
+            self._quota = minute
+        if self.window is not None:
+            self._fill(self.window, minute, now)
+            if self.even is None:
+                return
+        elif self._no_bucket:
+            self._allow_bursts(minute, now)
+            return
+        measured = (went + (went < _FEW)) / seconds
+        if self.even is None:
+            if went >= _TOLERABLE:
+                return
+            guess = minute / MINUTE
+            # A bucket that has not got a whole one left may have nearly one: what came free since is one less then.
+            if now - self._began < MINUTE and (went - 1) / seconds <= guess * _ALIKE and guess <= measured * _ALIKE:
+                measured = guess
+        elif seconds > _SHORT and now - self._grown_at > _SHORT:
+            return  # the pace held nobody up
+        elif self.window is not None and abs(minute - quota) <= max(_SAME_REQUESTS, _SAME * quota):
+            self.set_rate(min(self.rate, minute / MINUTE * _STEP_BACK), now)  # whatever came free lately
+            return
+        if now - self._began >= MINUTE:
+            measured = min(measured, max(minute, 1) / MINUTE)
+        self.set_rate(min(self.rate, measured) * _STEP_BACK, now)
+        if self.window is None and now - self._first_refused > MINUTE:
+            self._count_a_window(minute, now)
+
+    def _guess(self) -> float:
+        """What may come free a second, by what is known and by what the last minute had."""
+        return self.rate if self.meters else max(1.0, self.trail.minute(self._heard_at)) / MINUTE
+
+    def _backoff(self) -> float:
+        first = min(_LONGEST_FIRST, _COMES_FREE / self._guess())
+        return float(min(_LONGEST_PAUSE, first * 2.0 ** min(self._misses, 30)))
+
+    def _pause(self, now: float) -> float:
+        pause = self._backoff()
+        return pause if self.window is None else min(pause, max(0.0, self.window.ready_at(1.0, now) - now))
+
+    # -- the meters ------------------------------------------------------------------------------------------
 
     def set_rate(self, rate: float, now: float) -> None:
         """Go at this pace from now on, with nothing saved up."""
-        rate = max(rate, _SLOWEST)
-        self.meter = TokenBucket("pace", REQUESTS, rate * _MINUTE, _MINUTE, capacity=max(1.0, rate * _BURST))
-        self.meter.set_remaining(0.0, now)
+        quota = max(rate, _SLOWEST) * MINUTE
+        self.even = TokenBucket("pace", REQUESTS, quota, MINUTE, capacity=_capacity(quota))
+        self.even.set_remaining(0.0, now)
+        self._grown_at = now
 
-    def _count_a_window(self, now: float) -> None:
-        """Let go what the first minute let in, within any minute."""
-        quota = max(1.0, float(self._last_minute(now)))
-        self.meter = window = SlidingWindow("pace", REQUESTS, quota, _MINUTE)
-        for mark, after in pairwise([*self._marks, _Mark(now, self.sent, self.let_in)]):
+    def _allow_bursts(self, quota: float, now: float) -> None:
+        """Let go what a minute let in, within any minute."""
+        self._count_a_window(quota, now)
+        self.even = None
+        self._bursts_since = now
+
+    def _smoothed(self, window: SlidingWindow, now: float) -> bool:
+        """Whether bursts have lasted long enough, and even requests will find room from now on."""
+        if now - self._bursts_since < _BURSTS_LAST or self.trail.leaving(now) < _EVEN * window.quota:
+            return False
+        self.set_rate(window.quota / MINUTE, now)
+        return True
+
+    def _count_a_window(self, quota: float, now: float) -> None:
+        """Keep to so many within any minute, those of the last minute among them."""
+        self.window = window = SlidingWindow("pace", REQUESTS, max(1.0, quota), MINUTE)
+        for mark, after in self.trail.pairs(now):
             window.take(after.let_in - mark.let_in, mark.at)
-            window.send(after.let_in - mark.let_in, mark.at + 1.0)
+            self._grain = window.send(after.let_in - mark.let_in, mark.at + GRAIN + _LATER)
+        self._filled = True
 
-    def _first_guess(self, now: float) -> float:
-        """Most providers count minutes, and have let in what a minute has; but not if that is only a handful."""
-        count = self._last_minute(now)
-        if count < _NO_QUOTA:
-            return max(count, 1) / max(now - self._began, 1e-3) * _FIRST_BACK_OFF
-        return count / _MINUTE
+    def _fill(self, window: SlidingWindow, minute: float, now: float) -> None:
+        """A window was full with what the last minute let in."""
+        if minute < window.quota:
+            window.resize(max(1.0, minute), now)
+            self._filled = True
 
-    def _measured(self, now: float) -> float | None:
-        """What was let in a second, as far as that can be told."""
-        found = []
-        if self._event is not None:
-            since, before = self._event.at, self._event.let_in
-            if self.let_in - before >= _ENOUGH:
-                found.append((self.let_in - before) / (now - since))
-        if now - self._began >= _MINUTE:
-            found.append(self._last_minute(now) / _MINUTE)
-        return min(found, default=None)
+    def _grow(self, even: TokenBucket, now: float) -> None:
+        """The pace holds requests up."""
+        # A grant may be booked a little earlier than the last one.
+        elapsed, self._grown_at = max(0.0, min(now - self._grown_at, _SHORT)), now
+        went_well = self.trail.sent - self._heard + now - self._heard_at
+        growth = _GROWTH * (1.0 + elapsed) * 2.0 ** min(went_well / _DOUBLES_WITH, 30.0)
+        factor = 1.0 + min(growth, _LARGEST_GROWTH * elapsed)
+        confirmed = _CONFIRMED * self.trail.minute(now)
+        if even.quota <= confirmed or now - self._began < MINUTE:
+            even.resize(even.quota * factor, _capacity(even.quota * factor), now)
+        if self.window is not None and self.window.quota <= confirmed:
+            self.window.resize(self.window.quota * factor, now)
 
-    def _last_minute(self, now: float) -> int:
-        """How many were let in within the last minute, or a little more: rather too many than too few."""
-        before = 0
-        for mark in self._marks:
-            if mark.at > now - _MINUTE - 1.0:
-                before = mark.let_in
-                break
-        return self.let_in - before if self._marks else 0
 
-    def _grow(self, meter: TokenBucket | SlidingWindow, now: float) -> None:
-        if meter.remaining(now) >= 1.0:
-            return  # nobody is held up by it
-        elapsed, self._grown_at = min(now - self._grown_at, 1.0), now
-        calm = now - (self._event.at if self._event else self._began)
-        if isinstance(meter, SlidingWindow):
-            growth = min(_LARGEST_GROWTH, _GROWTH_OF_WINDOW * 2.0 ** min(calm / _MINUTE, 30.0))
-            meter.resize(meter.quota * (1.0 + growth), now)
-        else:
-            a_second = _GROWTH * meter.quota / _MINUTE * 2.0 ** min(calm / _DOUBLES_IN, 30.0)
-            growth = min(_LARGEST_GROWTH, a_second)
-            quota = meter.quota * (1.0 + growth * elapsed)
-            meter.resize(quota, max(1.0, quota / _MINUTE * _BURST), now)
+def _capacity(quota: float) -> float:
+    return max(1.0, quota / MINUTE * _BURST)

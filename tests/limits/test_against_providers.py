@@ -278,17 +278,38 @@ def test_somebody_elses_share_is_left_to_them(seed: int) -> None:
     within(outcome, 50.0, 0.15, 0.02)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("retry_after", [True, False])
 @pytest.mark.parametrize("window", ["bucket", "sliding"])
-def test_without_any_word_the_pace_is_found(window: Window, retry_after: bool) -> None:
-    server = ProviderLimits(rpm=600, window=window)
-    outcome = simulate(server, headers=None, retry_after=retry_after, requests=10**6, lasts=480)
-    assert outcome.let_in(120, 480) >= 0.85 * 3600
-    assert outcome.share_refused <= 0.04
+class TestNoWord:
+    """No headers: what is not configured, or not true, is found out by refusals."""
+
+    def test_the_pace_is_found(self, window: Window, retry_after: bool, seed: int) -> None:
+        server = ProviderLimits(rpm=600, window=window)
+        outcome = simulate(server, headers=None, retry_after=retry_after, requests=10**6, lasts=480, seed=seed)
+        assert outcome.let_in(120, 480) >= 0.95 * 3600
+        assert outcome.share_refused <= 0.015
+
+    def test_the_user_believed_in_twice_as_much(self, window: Window, retry_after: bool, seed: int) -> None:
+        server = ProviderLimits(rpm=300, window=window)
+        outcome = simulate(server, told(rpm=600), headers=None, retry_after=retry_after, seed=seed)
+        within(outcome, 120.3, 0.05, 0.02)
+
+    def test_a_limit_that_changes_is_followed(self, window: Window, retry_after: bool, seed: int) -> None:
+        half, full = ProviderLimits(rpm=300, window=window), ProviderLimits(rpm=600, window=window)
+        outcome = simulate(
+            full, headers=None, retry_after=retry_after, requests=10**6, lasts=600, seed=seed,
+            changes=((180, half), (390, full)),
+        )  # fmt: skip
+        assert outcome.let_in(60, 180) >= 0.95 * 1200
+        assert outcome.let_in(270, 390) >= 0.90 * 600
+        assert outcome.let_in(480, 600) >= 0.90 * 1200
+        assert outcome.share_refused <= 0.02
 
 
 def test_refusals_by_chance_do_not_stop_a_run() -> None:
     """A provider that tells its limit and turns a request away now and then all the same."""
     outcome = simulate(ProviderLimits(rpm=6000, max_in_flight=60), requests=3000, in_flight=100)
     assert outcome.answered == 3000
-    assert outcome.seconds < 120
+    assert outcome.seconds < 30
+    assert outcome.share_refused <= 0.03

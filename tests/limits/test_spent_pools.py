@@ -286,7 +286,7 @@ def test_a_days_refusal_teaches_no_pace_and_answers_no_question() -> None:
     for _ in range(5):
         world.answer(world.ask(math.inf), spent(1.0))
         world.after(1_000)
-    assert world.pool.pace.meter is None
+    assert world.pool.pace.meters == ()
     assert world.pool.knowledge() == before
     assert world.pool.question.answer is None
 
