@@ -42,6 +42,7 @@ def _plain(value: object) -> object:
 _encode = json.JSONEncoder(
     sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain
 ).encode
+_quoted = json.encoder.encode_basestring  # what the encoder itself does with a text, after it has seen that it is one
 
 
 def token(value: object) -> str:
@@ -68,7 +69,7 @@ def _plain_messages(value: object) -> str | None:
         role, content = message.get("role"), message.get("content")
         if type(role) is not str or type(content) is not str:
             return None
-        parts.append(f'{{"content":{_encode(content)},"role":{_encode(role)}}}')
+        parts.append(f'{{"content":{_quoted(content)},"role":{_quoted(role)}}}')
     return f"[{','.join(parts)}]"
 
 

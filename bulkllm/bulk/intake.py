@@ -144,12 +144,12 @@ class Intake:
         several = shaper.variant is not None and not draft.own.get("model")
         if not several and not self._changes.finished:
             return plain
-        one_of = key_of_variant(plain, shaper.label)
-        own, other = (one_of, plain) if several else (plain, one_of)
+        own = key_of_variant(plain, shaper.label) if several else plain
         if not self._changes.finished:
             return own
         slot = self._table.find(own)
         if slot < 0 or self._table.fingerprint(slot) != print_:
+            other = plain if several else key_of_variant(plain, shaper.label)
             slot = self._table.find(other)
             if slot >= 0 and self._table.fingerprint(slot) == print_:
                 return other

@@ -172,6 +172,7 @@ class Shaper:
             raise error if isinstance(error, ConfigError) else ConfigError(f"an option of the run: {error}") from error
         self._meaning = meaning
         self._run_base = _base_of(self._options)
+        self._run_endpoint = None if self._run_base is None else bare_url(self._run_base)
         self._known_columns: set[str] = set()
         self._environment_bases: dict[str, str | None] = {}
 
@@ -385,8 +386,8 @@ class Shaper:
             return bare_url(base)
         if self._endpoint is not None:
             return self._endpoint
-        if self._run_base is not None:
-            return bare_url(self._run_base)
+        if self._run_endpoint is not None:
+            return self._run_endpoint
         provider = model.partition("/")[0] if "/" in model else "openai"
         if provider not in self._environment_bases:
             found = (os.environ.get(f"{provider.upper()}_{end}") for end in ("BASE_URL", "API_BASE"))
