@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from .._waiters import TaskWaiter
 from ..errors import ConfigError, QuotaExhausted
 from .alarm import Alarm
+from .clock import monotonic
 from .core import Core
 from .discovery import Closing, Discovered, Word
 from .lanes import TURNED_AWAY, Lane, Ticket, Waiter
@@ -48,7 +49,7 @@ class RateLimiter:
 
     Args:
         limits: the limits; a single one may stand without a list.
-        clock: seconds, monotonic. Tests pass their own.
+        clock: seconds, monotonic; they go on while the machine sleeps. Tests pass their own.
         learn: whether to learn from what providers answer to a client's calls: limits that nobody configured, what is
             left of them, refusals. What is learned is remembered in the user's state directory.
         memory: where that is remembered instead; None in a limiter that is to forget.
@@ -66,7 +67,7 @@ class RateLimiter:
         self,
         limits: RateLimit | Iterable[RateLimit] | None = None,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic,
         learn: bool = True,
         memory: LimitMemory | None = DEFAULT_MEMORY,
         store: SharedThrough | None = None,
