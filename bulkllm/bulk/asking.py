@@ -35,6 +35,12 @@ Call: TypeAlias = Callable[[BulkRequest], Awaitable[tuple[Any, ...]]]
 """Asks a row; gives a pair of the response and its record, or a `Reply`."""
 
 
+def secrets_in(call: Call) -> tuple[str, ...]:
+    """Keys that a call has besides those of the rows that it asks, to be kept out of error texts."""
+    found: tuple[str, ...] = getattr(call, "secrets", ())
+    return found
+
+
 def together(records: Sequence[UsageRecord | None]) -> UsageRecord | None:
     """The record of several calls made for one row: the last one's, with what all of them used and cost.
 

@@ -20,11 +20,11 @@ from ..limits.estimate import TokenEstimator
 from ..limits.pool import DIMENSIONS, Amounts
 from ..limits.reservation import amounts_of
 from ..limits.spec import REQUESTS
-from .asking import Call, Reply, charge, together
+from .asking import Call, Reply, charge, secrets_in, together
 from .fallbacks import PLACE
 from .places import Deployment
 from .pools import Breaker
-from .request import BulkRequest
+from .request import BulkRequest, secrets_of
 from .verdict import Verdict, judge
 
 _WHO: Final = "a deployment"
@@ -83,6 +83,11 @@ class Deployments:
         self._places = tuple(among)
         self._other = other
         self._estimator = TokenEstimator()
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Keys of the places."""
+        return tuple(key for place in self._places for key in secrets_of(place.options)) + secrets_in(self._other)
 
     def _soonest(self, left: Sequence[Place], request: BulkRequest) -> Place:
         if len(left) == 1:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from ..accounting import UsageRecord
 from ..calls import record_of_error
 from ..errors import InvalidAnswer, RunStopped
-from .asking import Call
+from .asking import Call, secrets_in
 from .intake import Intake
 from .keytable import KeyTable
 from .leftout import LeftOut
@@ -284,7 +284,7 @@ class Engine:
                 raise
             logger.info("row %d failed: %s", item.index + 1, type(problem).__name__)
             verdict = judge(problem)
-            error = _row_error(problem, verdict, item)
+            error = _row_error(problem, verdict, item, secrets_in(self._call))
             record = record_of_error(problem)
             if verdict.too_large and not _was_paid(record):
                 self._too_large(pool, error)
@@ -386,7 +386,7 @@ def _cancelled_from_outside() -> bool:
     return task is None or task.cancelling() > 0
 
 
-def _row_error(problem: BaseException, verdict: Verdict, item: Item) -> RowError:
-    secrets = () if isinstance(item, BadRow) else secrets_of(item.body)
+def _row_error(problem: BaseException, verdict: Verdict, item: Item, others: tuple[str, ...]) -> RowError:
+    secrets = others if isinstance(item, BadRow) else (*others, *secrets_of(item.body))
     text = str(problem) or "it was cancelled from within: something that the call waited for was given up"
     return RowError(type(problem).__name__, redact(text, secrets), verdict.status)

@@ -13,9 +13,9 @@ from typing import Any, Final
 from ..accounting import UsageRecord
 from ..calls import record_of_error
 from ..errors import ConfigError
-from .asking import Call, Reply, charge, together
+from .asking import Call, Reply, charge, secrets_in, together
 from .pools import Breaker
-from .request import BulkRequest
+from .request import BulkRequest, secrets_of
 from .variants import from_preset
 from .verdict import judge
 
@@ -82,6 +82,11 @@ class Fallbacks:
         self._call = call
         self._others = tuple(others)
         self._own: dict[tuple[str, str | None], Breaker] = {}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Keys of the other models, and those that the call has."""
+        return tuple(key for other in self._others for key in secrets_of(other.options)) + secrets_in(self._call)
 
     async def __call__(self, request: BulkRequest) -> tuple[Any, ...]:
         """Ask a row. If nobody answers, then the last error is raised."""

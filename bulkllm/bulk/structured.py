@@ -16,7 +16,7 @@ from pydantic_core import ValidationError
 
 from ..accounting import UsageRecord
 from ..errors import BulkLLMError, ConfigError, InvalidAnswer
-from .asking import Call, Reply, charge, together
+from .asking import Call, Reply, charge, secrets_in, together
 from .extras import extra
 from .request import BulkRequest
 
@@ -54,6 +54,11 @@ class Structured:
         self._validate = validate
         self._reasks = reasks
         self._known: tuple[Any, Parse | None, Any] = (given, *_form_of(given))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Keys that the call has."""
+        return secrets_in(self._call)
 
     async def __call__(self, request: BulkRequest) -> tuple[Any, ...]:
         """Ask a row."""
