@@ -76,6 +76,7 @@ def plan(
         known,
         source.path,
         client=client,
+        deployed=None if deployments is None else model,
         retry_failed=settings.retry_failed,
         skip_bad=settings.skip_bad,
     )

@@ -224,6 +224,7 @@ class Reckoning(Intake):
         path: Path | None,
         *,
         client: Client,
+        deployed: str | None = None,
         retry_failed: bool,
         skip_bad: bool,
     ) -> None:
@@ -232,6 +233,7 @@ class Reckoning(Intake):
         )
         self._known = known
         self._client = client
+        self._deployed = deployed  # each of its places keeps answers of its own, and which is asked is not known
         self._habits: dict[str, Habits] = {}
         self._asked: set[int] = set()  # the first eight bytes of the keys under which the cache will have answers
         self._looks: list[tuple[Rows, int, Cache, list[str]]] = []
@@ -251,7 +253,7 @@ class Reckoning(Intake):
                 line = self.lines[draft.pool] = Rows(foreseen, habits)
             if ask:
                 line.note(slot, body, Fate.ASKED)
-                if line.cache is not None:
+                if line.cache is not None and draft.model != self._deployed:
                     self._look(line, self._client.foresee(draft.operation, **body))
             else:
                 size = line.note(slot, body, Fate.DONE, self._known.costs[slot])

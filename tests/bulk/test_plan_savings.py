@@ -81,6 +81,15 @@ def test_what_a_cache_saves(tmp_path: Path) -> None:
         assert plan(rows, client=house(cache=False), **options(server)).to_ask == 110
 
 
+def test_what_is_kept_for_one_place_is_not_promised_for_another(tmp_path: Path) -> None:
+    with FakeProvider() as one, FakeProvider() as other, Cache(tmp_path) as cache:
+        client = house(cache=cache)
+        run(PROMPTS[:10], client=client, **options(one))
+        places = [{"api_base": server.openai_base, "api_key": "sk-x"} for server in (one, other)]
+        found = plan(PROMPTS[:10], client=client, deployments=places, **options(one))
+    assert (found.to_ask, found.cache.rows) == (10, 0)
+
+
 def test_embeddings_in_a_cache(tmp_path: Path) -> None:
     rows = [{"input": f"text {number}"} for number in range(20)]
     with FakeProvider() as server, Cache(tmp_path) as cache:
