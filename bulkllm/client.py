@@ -31,6 +31,7 @@ from .config import Settings
 from .errors import ConfigError
 from .limits import RateLimit, RateLimiter
 from .limits.origin import origins
+from .limits.profiles import check_profiles
 from .limits.sharing import SharedThrough, configured_sharing
 from .limits.spent import patience_of
 
@@ -122,6 +123,8 @@ class Client:
         self.cache = clients_cache(cache)
         self._timeout = _seconds("timeout", timeout)
         self._deadline = None if deadline is None else _seconds("deadline", deadline)
+        if self.limiter.learns:
+            check_profiles()
         self._patience = patience_of(Settings().flag_or_number("wait_for_quota", False, argument=wait_for_quota))
         self.budget = budget
         self._observers = tuple(observers)

@@ -204,6 +204,8 @@ def _made(kind: type[Any], values: Any, where: str) -> Any:
     try:
         return kind(**values)
     except ConfigError as error:
+        if kind is Profile:  # which says itself whose it is
+            raise
         raise ConfigError(f"{where}: {error}") from None
 
 

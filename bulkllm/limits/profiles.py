@@ -25,6 +25,7 @@ __all__ = [
     "HeaderNames",
     "Profile",
     "SpentQuota",
+    "check_profiles",
     "profile_for",
     "profile_from",
     "profile_of",
@@ -79,6 +80,15 @@ def _given(profile: object) -> Profile:
 def when_registered(tell: Callable[[], None]) -> None:
     """Have something called after each registration: whoever keeps profiles must look again."""
     _to_be_told.append(tell)
+
+
+def check_profiles() -> None:
+    """Read the user's file of profiles now, so that a mistake in it is told before the first call.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    _own()
 
 
 def _own() -> list[Profile]:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulkllm import Client, RateLimiter
 from bulkllm.config import config_dir
 from bulkllm.errors import ConfigError
 from bulkllm.limits.feedback import observe
@@ -208,6 +209,9 @@ def test_a_mistake_in_that_file_is_named_by_file_line_and_field(text: str, said:
     path.write_text(text)
     with pytest.raises(ConfigError, match=said):
         profile_for("openai", "https://llm.example.org/v1")
+    with pytest.raises(ConfigError, match=said):
+        Client()  # and not the first call, or each row of a run
+    Client(RateLimiter(learn=False))
 
 
 @own

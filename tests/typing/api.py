@@ -66,6 +66,8 @@ def calls(config: LLMConfig) -> None:
     Client(wait_for_quota=3_600, deadline=7_200)
     Client(wait_for_quota="yes")  # type: ignore[arg-type]
     assert_type(bulkllm.configure(RateLimit("*", rpm=60)), Client)
+    Client(count_tokens="exact")
+    Client(count_tokens="roughly")  # type: ignore[arg-type]
     # LiteLLM's answers are Any: its types are not ours to promise.
     assert_type(client.completion("openai/gpt-5-mini", MESSAGES, temperature=0), Any)
     assert_type(bulkllm.completion(config, MESSAGES, tags={"task": "a"}), Any)
@@ -92,6 +94,9 @@ def usage(response: object) -> None:
         assert_type(tracker, UsageTracker)
     assert_type(tracker.total.cost, float)
     assert_type(tracker.total.requests, int)
+    assert_type(tracker.total.waits, dict[str, float])
+    assert_type(tracker.total.shares, dict[str, float])
+    assert_type(tracker.total.advice, list[str])
     assert_type(tracker.by_model["openai/gpt-5-mini"].latency.p95, float | None)
     assert_type(bulkllm.usage(), UsageTracker)
     assert_type(Price(input_per_token=1e-6).cost(record.usage), float)
