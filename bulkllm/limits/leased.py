@@ -20,7 +20,8 @@ from .stores import Account, Meter
 # Of a window's period: what leaves the provider's window may leave ours this much later (see SlidingWindow.margin).
 _MARGIN: Final = 200
 
-_SLACK: Final = 1e-9
+# What rounding may get wrong, in requests or tokens: nothing that a provider would count.
+_SLACK: Final = 1e-6
 
 SLOTS: Final = "in flight"
 STORE: Final = "store"
@@ -98,7 +99,7 @@ class LeasedMeter(SlidingWindow):
 
     def ready_at(self, amount: float, now: float, after: float = 0.0) -> float:
         """Minus infinity where so much is held, infinity where it is not: that hangs on the store."""
-        return -math.inf if after + amount <= self.free(now) + _SLACK * max(1.0, self.capacity) else math.inf
+        return -math.inf if after + amount <= self.free(now) + _SLACK else math.inf
 
     def take(self, amount: float, now: float) -> None:
         """Take an amount: pending until it is sent."""
@@ -166,15 +167,21 @@ class LeasedPool(Pool):
         account: the process's side of the books.
         stir: called where the store should be asked soon.
         share: of the limit, what the process may use by itself while the store is away; None for nothing.
+
+    Attributes:
+        fresh: slots that were granted and never used: they are for one request each at least, whoever waits.
     """
 
     __slots__ = (
+        "_in_flight",
+        "_overdue",
         "_share",
         "_stir",
         "_suited",
         "account",
         "alone",
         "away",
+        "fresh",
         "kind",
         "missed",
         "peak",
@@ -183,6 +190,9 @@ class LeasedPool(Pool):
     )
 
     def __init__(self, spec: RateLimit, name: str, account: Account, stir: Stir, share: float | None) -> None:
+        self.fresh = 0.0
+        self._in_flight = 0
+        self._overdue = 0.0  # slots in use that others wait for
         super().__init__(None, spec.name)
         self.spec = spec
         self.store_name = name
@@ -267,7 +277,7 @@ class LeasedPool(Pool):
                 return math.inf
             owns = [(meter.own, meter.dimension) for meter in self.leased_meters if meter.own is not None]
             return max((own.ready_at(amounts[dimension], now) for own, dimension in owns), default=-math.inf)
-        if now < self.account.expires_at and self.in_flight < self.max_in_flight:
+        if self.in_flight < self.max_in_flight and (self.slots is None or now < self.account.expires_at):
             for meter in self.leased_meters:
                 if meter.ready_at(amounts[meter.dimension], now) > now:
                     break
@@ -320,16 +330,35 @@ class LeasedPool(Pool):
 
     # -- slots -------------------------------------------------------------------------------------------------
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests hold a grant."""
+        return self._in_flight
+
+    @in_flight.setter
+    def in_flight(self, count: int) -> None:
+        if count > self._in_flight:
+            self.fresh = max(0.0, self.fresh - 1)
+        elif count < self._in_flight and self._overdue >= 1:  # this slot goes to somebody else
+            self._overdue -= 1
+            self.max_in_flight -= 1
+            self._stir(-math.inf, False)
+        self._in_flight = count
+
     def lend(self, excess: float, now: float) -> None:
         """So many requests may be in flight from now on: what is held, less what others wait for."""
         if self.slots is None:
             return
         if self.alone:
+            self._overdue = 0.0
             self.max_in_flight = max(1, math.floor(self.slots.quota * (self._share or 0.0) + _SLACK))
             return
         self.account.use(self.slots.key, self.in_flight, now)
-        total = self.in_flight + self.account.held(self.slots.key, now)
-        self.max_in_flight = math.floor(total - excess + _SLACK)
+        free = self.account.held(self.slots.key, now)
+        self.fresh = min(self.fresh, free)
+        goes_back = min(excess, free - self.fresh)
+        self._overdue = excess - goes_back
+        self.max_in_flight = math.floor(self.in_flight + free - goes_back + _SLACK)
 
 
 def _meter(pool: str, name: str, leased: LeasedMeter, kind: Window, capacity: float) -> Meter:

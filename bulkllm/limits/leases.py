@@ -51,7 +51,10 @@ class _Ask:
     name: Hashable
     want: dict[str, float]
     least: dict[str, float] = field(default_factory=dict)
-    over: tuple[LeasedMeter, ...] = ()  # of which all that is held is given up, and asked for together
+    # Of these all that is held is given up, and asked for together: two processes that hold a part each wait for ever
+    # otherwise.
+    over: tuple[LeasedMeter, ...] = ()
+    over_slots: tuple[LeasedPool, ...] = ()
 
 
 @dataclass(slots=True)
@@ -114,6 +117,7 @@ class Leases:
         """
         lanes = list(lanes)
         self._see(lanes)
+        self._lend(now)
         demands = self._demands(lanes, now)
         self._measure(demands, now)
         if self._is_idle(demands, now):
@@ -146,6 +150,9 @@ class Leases:
         self._retry_at = -math.inf
         self._retry = _FIRST_RETRY
         self._excess = dict(lease.excess)
+        for pool in self._used:
+            if pool.slots is not None:
+                pool.fresh += lease.granted.get(pool.slots.key, 0.0)
         if self._asked is not None:
             wait = min(lease.retry_after, self.account.ttl / 3)
             self._ask_at[self._asked.name] = now + max(wait, pause)
@@ -260,18 +267,24 @@ class Leases:
 
     def _slots_for(self, demand: _Demand) -> _Ask | None:
         """Slots for those who wait: a few at first, then as many again as are in use."""
+        lacking = demand.free_slots < 1
         want: dict[str, float] = {}
-        least: dict[str, float] = {}
+        over: list[LeasedPool] = []
         for pool in demand.pools:
-            if pool.slots is None or self._excess.get(pool.slots.key):
+            if pool.slots is None:
                 continue
+            if self._excess.get(pool.slots.key):
+                return None
             free = pool.max_in_flight - pool.in_flight
-            more = min(demand.count, max(_FIRST_SLOTS, 2 * pool.in_flight), pool.slots.quota - pool.in_flight) - free
+            most = min(demand.count, max(_FIRST_SLOTS, 2 * pool.in_flight), pool.slots.quota - pool.in_flight)
+            more = most if lacking else most - free
             if more >= 1:
                 want[pool.slots.key] = float(math.floor(more))
-                if free < 1:
-                    least[pool.slots.key] = 1.0
-        return _Ask(("slots", demand.lane), want, least) if want else None
+                over.append(pool)
+            elif lacking:
+                return None  # all of them are ours, and in use
+        least = dict.fromkeys(want, 1.0) if lacking else {}
+        return _Ask(("slots", demand.lane), want, least, over_slots=tuple(over) if lacking else ()) if want else None
 
     def _time_for(self, demand: _Demand, now: float) -> _Ask | None:
         """Quota for those who wait and have slots, where what is held does not do for the first of them."""
@@ -320,10 +333,12 @@ class Leases:
         self._leaving = False
         for pool in self._used:
             pool.missed = None
-        self._lend(now)
         keep = self._keep(demands, now)
         for meter in ask.over if ask is not None else ():
             keep[meter.meter.key] = meter.pending
+        for pool in ask.over_slots if ask is not None else ():
+            if pool.slots is not None:
+                keep[pool.slots.key] = 0.0
         # Of what nothing more is wanted, the store need not keep a part for us.
         still = {key for each in asks for key in each.want}
         done = {meter.key: 0.0 for meter in self.account.meters if meter.key not in still}
@@ -339,7 +354,10 @@ class Leases:
         for pool in self._used:
             mine = [demand for demand in demands if pool in demand.pools]
             for meter in pool.leased_meters:
-                wanted = sum(demand.average[meter.dimension] * demand.count for demand in mine)
+                # Who has no slot holds nothing: whoever has one may be waiting for it.
+                wanted = sum(
+                    demand.average[meter.dimension] * min(demand.count, max(0.0, demand.free_slots)) for demand in mine
+                )
                 useful = max(0.0, wanted + 2 * meter.rate * AHEAD)
                 useful = math.ceil(useful) if meter.meter.whole else useful
                 keep[meter.meter.key] = meter.pending + min(max(0.0, meter.free(now)), useful)

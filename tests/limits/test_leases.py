@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bulkllm.errors import StoreUnavailable
 from bulkllm.limits.core import Core
@@ -89,7 +91,8 @@ class Process:
         self.core = Core(self.leases.pools)
         self.wake = math.inf
         self.latency = 0.0
-        self.actual: Amounts | None = None  # what calls turn out to use; as estimated, unless said
+        self.actual: Amounts | None = None  # what calls turn out to use
+        self.used = 1.0  # or so many times what was estimated
         self.sent = 0
         self.most_in_flight = 0
         self.alive = True
@@ -134,14 +137,17 @@ class Process:
 
     def _end(self, ticket: Ticket) -> None:
         if self.alive:
-            self.core.settle(ticket, self.world.now, ticket.amounts if self.actual is None else self.actual)
+            requests, *tokens = ticket.amounts
+            used: Any = (requests, *(self.used * amount for amount in tokens))
+            self.core.settle(ticket, self.world.now, used if self.actual is None else self.actual)
             self._wake_up()
 
     def _wake_up(self) -> None:
         while self.core.granted:
             granted, self.core.granted = self.core.granted, []
             for ticket in granted:
-                self._go(ticket)
+                if ticket in self._models:  # else it did not wait, and has gone
+                    self._go(ticket)
         at = max(self.core.next_alarm(), self.world.now)
         if at < self._alarm:
             self._alarm = at
@@ -173,6 +179,9 @@ class Process:
     def die(self) -> None:
         self.alive = False
         self._successors.clear()
+
+    def in_flight(self, name: str) -> int:
+        return sum(pool.in_flight for pool in self.leases.pools if pool.name == name)
 
     def held(self) -> float:
         return sum(meter.free(self.world.now) for pool in self.leases.pools for meter in pool.leased_meters)
@@ -458,3 +467,134 @@ def test_attempts_to_reach_it_become_rarer_and_go_on(world: World) -> None:
     world.away = False
     world.run(2)
     assert process.sent == 1
+
+
+def test_enormous_limits_hold_nobody_up(world: World) -> None:
+    process = world.process(RateLimit(rpm=1e9, tpm=1e12, itpm=1e12, otpm=1e12))
+    process.call(1, (1.0, 0.0, 0.0, 0.0))
+    world.run(1)
+    assert process.sent == 1
+
+
+def test_a_call_without_tokens_needs_no_lease_of_tokens(world: World) -> None:
+    process = world.process(RateLimit(tpm=100))
+    process.call(1, (1.0, 0.0, 0.0, 0.0))
+    assert process.sent == 1
+
+
+def test_less_than_one_request_a_period_goes_by_debt(world: World) -> None:
+    two = [world.process(RateLimit(rpm=0.5)) for _ in range(2)]
+    for each in two:
+        each.keep_busy(2)
+    world.run(120 * 6 + 1)
+    assert 6 <= world.count() <= 7
+
+
+def test_large_requests_of_one_do_not_starve_for_small_ones_of_another(world: World) -> None:
+    limit = RateLimit(tpm=6000)
+    large, small = world.process(limit), world.process(limit)
+    large.keep_busy(1, (1.0, 5000.0, 0.0, 0.0))
+    small.keep_busy(20, (1.0, 10.0, 0.0, 0.0))
+    world.run(600)
+    assert 0.97 * 66_000 <= world.count(dimension=1) <= 66_000 + 1
+    assert large.sent >= 4
+
+
+# -- whatever happens --------------------------------------------------------------------------------------------------
+
+few = st.integers(1, 30)
+tokens_of_calls = st.sampled_from([0.0, 1.0, 7.0, 25.0])
+models = st.sampled_from(["a", "b", "ab"])
+calls = st.tuples(st.just("call"), st.integers(0, 2), st.integers(1, 12), tokens_of_calls, models)
+pauses = st.tuples(st.just("wait"), st.sampled_from([0.0, 0.01, 0.1, 0.7, 3.0, 20.0]))
+outages = st.tuples(st.just("away"), st.booleans())
+deaths = st.tuples(st.just("die"), st.integers(0, 2))
+
+
+@st.composite
+def limits_of_all(draw: st.DrawFn) -> list[RateLimit]:
+    found = []
+    for pattern in draw(st.sampled_from([("*",), ("a*",), ("a*", "*"), ("ab", "*b", "*")])):
+        options: dict[str, Any] = {
+            name: draw(few) * (25 if name == "tpm" else 1)
+            for name in draw(st.sets(st.sampled_from(["rpm", "tpm", "max_in_flight"]), min_size=1))
+        }
+        window: Any = draw(st.sampled_from(["bucket", "sliding"]))
+        if "rpm" in options:
+            options["burst"] = draw(st.none() | st.integers(1, 4))
+        found.append(RateLimit(pattern, window=window, period=draw(st.sampled_from([1.0, 5.0])), **options))
+    return found
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    limits=limits_of_all(),
+    what=st.lists(calls | calls | pauses | outages | deaths, max_size=25),
+    latency=st.sampled_from([0.0, 0.05, 2.0]),
+    used=st.sampled_from([0.0, 0.5, 1.0, 1.5]),
+    when_away=st.sampled_from(["wait", "share"]),
+)
+def test_everybody_is_served_and_everything_comes_back(
+    limits: list[RateLimit], what: list[Any], latency: float, used: float, when_away: str
+) -> None:
+    world = World()
+    three = [world.process(*limits, when_away=when_away, ttl=2.0) for _ in range(3)]
+    for each in three:
+        each.latency = latency
+        each.used = used
+    for act, *how in what:
+        if act == "wait":
+            world.run(how[0])
+        elif act == "away":
+            world.away = how[0]
+        elif act == "die":
+            three[how[0]].die()
+        elif three[how[0]].alive:
+            who, count, tokens, model = how
+            three[who].call(count, (1.0, tokens, tokens, 0.0), model)
+        for pool in limits:
+            if pool.max_in_flight is not None and when_away == "wait":
+                under_way = sum(each.in_flight(pool.name) for each in three if each.alive)
+                assert under_way <= pool.max_in_flight
+    world.away = False
+    world.run(2_000)
+    living = [each for each in three if each.alive]
+    assert [each.core.waiting for each in living] == [0] * len(living)
+    assert [each.core.in_flight for each in living] == [0] * len(living)
+    assert all(each.wake == math.inf and each.leases.may_rest for each in living)
+    assert world.store.look("group").held == {}
+    assert all(left >= 0 for left in world.store.look("group").left.values())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    kind=st.sampled_from(["bucket", "sliding"]),
+    quota=st.integers(1, 200),
+    what=st.lists(calls | pauses, max_size=25),
+    latency=st.sampled_from([0.0, 0.3]),
+)
+def test_a_provider_that_counts_to_the_letter_refuses_nothing(
+    kind: Any, quota: int, what: list[Any], latency: float
+) -> None:
+    world = World()
+    three = [world.process(RateLimit(rpm=quota, period=5.0, window=kind)) for _ in range(3)]
+    for each in three:
+        each.latency = latency
+    for act, *how in what:
+        if act == "wait":
+            world.run(how[0])
+        else:
+            three[how[0]].call(how[1])
+    world.run(600)
+    assert len(world.sent) == sum(how[1] for act, *how in what if act == "call")
+    level, before = float(quota), 0.0
+    trailing: list[float] = []
+    for sent in world.sent:
+        if kind == "bucket":
+            level = min(quota, level + (sent.at - before) * quota / 5.0) - 1
+            before = sent.at
+            assert level >= -1e-6
+        else:
+            trailing = [at for at in trailing if at > sent.at - 5.0]
+            trailing.append(sent.at)
+            assert len(trailing) <= quota
