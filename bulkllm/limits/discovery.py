@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
+from .brake import Brake
 from .bucket import Meter, TokenBucket
 from .crowd import Crowd
 from .feedback import Observation
@@ -22,7 +23,7 @@ from .pool import DIMENSIONS, WHOLE, Amounts, Pool
 from .spec import REQUESTS, Window
 from .spent import DAYS, Spent
 from .tracked import SHUFFLED, Claim, Tracked
-from .undecided import Question
+from .undecided import Question, Undecided
 
 # Seconds that nothing goes after a refusal that does not say how long, and that a limit we know of accounts for.
 _PAUSE: Final = 0.5
@@ -114,6 +115,7 @@ class Discovered(Pool):
 
     __slots__ = (
         "_blamed_at",
+        "_brakes",
         "_burst",
         "_lag",
         "_live",
@@ -139,6 +141,7 @@ class Discovered(Pool):
         self.crowd = Crowd(careful=careful)
         self.max_in_flight = self.crowd.most
         self.news = False  # something was learned that is worth remembering
+        self._brakes: tuple[Brake, ...] = ()
         self._burst: TokenBucket | None = None
         self._live: tuple[Meter, ...] = ()
         self._lag = 0.0
@@ -152,7 +155,7 @@ class Discovered(Pool):
         if self.in_flight >= self.max_in_flight:
             return math.inf
         ready = self.opening.ready_at(self.in_flight)
-        for meter in self._live:
+        for meter in (*self._live, *self._brakes):
             at = meter.ready_at(amounts[meter.dimension], now)
             if at > ready:
                 ready = at
@@ -161,7 +164,8 @@ class Discovered(Pool):
     def delays(self, first: Amounts, second: Amounts, until: float, now: float) -> bool:
         """Whether the second could go only after ``until`` in this pool if the first went now."""
         return self.in_flight + 1 >= self.max_in_flight or any(
-            meter.ready_at(second[meter.dimension], now, first[meter.dimension]) > until for meter in self._live
+            meter.ready_at(second[meter.dimension], now, first[meter.dimension]) > until
+            for meter in (*self._live, *self._brakes)
         )
 
     def bottleneck(self, amounts: Amounts, now: float) -> str:
@@ -195,6 +199,8 @@ class Discovered(Pool):
 
     def let_go(self, amounts: Amounts, now: float) -> Passage:
         """A request is granted."""
+        for brake in self._brakes:
+            brake.take(amounts[brake.dimension], now)
         claims = [tracked.take(amounts[tracked.dimension], now) for tracked in self.tracked.values()]
         if self._burst is not None:
             self._burst.take(1.0, now)
@@ -293,7 +299,7 @@ class Discovered(Pool):
             if claim is None:  # sent before this limit was known: what went out since is not in the number
                 if tracked.fresh:
                     under_way = self._under_way(tracked)
-                    tracked.begin(seen.remaining, self.pace.trail.sent - under_way, under_way, now)
+                    tracked.begin(seen.remaining, self.pace.trail, under_way, now)
                 continue
             tracked.told(claim, seen.remaining, now, for_sure=short)
         return guilty
@@ -330,6 +336,8 @@ class Discovered(Pool):
             self._burst = TokenBucket("rpm burst", REQUESTS, rpm.meter.quota, rpm.meter.period, capacity=size)
             meters.append(self._burst)
         self._live = (*meters, *self.pace.meters)
+        told = [tracked.meter for tracked in self.tracked.values()]
+        self._brakes = tuple(Brake(meter) for meter in told if isinstance(meter, TokenBucket | Undecided))
 
     def _refused(self, passage: Passage, retry_after: float | None, now: float, *, explained: bool) -> None:
         sent_at = max(passage.sent_at, passage.granted_at)

@@ -15,6 +15,7 @@ from typing import Final
 
 from .bucket import Grain, SlidingWindow, TokenBucket
 from .spec import REQUESTS, Window
+from .trail import GRAIN, Trail
 from .undecided import Question, Undecided
 
 # Answers that come within this many seconds of each other count together as one correction.
@@ -34,6 +35,9 @@ _LARGEST_YIELD: Final = 0.3
 _SOON: Final = 20.0
 _SOME_LEFT: Final = 2.0
 _FORGOTTEN_IN: Final = 120.0
+
+# So many roundings more than a window could have left, and it is a bucket.
+_SURELY: Final = 2.0
 
 _INSTANT: Final = 1e-3
 
@@ -56,7 +60,19 @@ class _Slot:
 class Claim:
     """What one request takes of a tracked meter, and what was believed to be left when it was sent."""
 
-    __slots__ = ("amount", "base", "before", "grain", "level", "open", "sent_at", "slot", "tracked")
+    __slots__ = (
+        "amount",
+        "base",
+        "before",
+        "grain",
+        "level",
+        "open",
+        "room",
+        "room_base",
+        "sent_at",
+        "slot",
+        "tracked",
+    )
 
     def __init__(self, tracked: Tracked, amount: float) -> None:
         self.tracked = tracked
@@ -66,6 +82,8 @@ class Claim:
         self.level = math.inf
         self.open = 0.0
         self.base = 0.0
+        self.room = math.inf  # if it may be a bucket or a window, what was left in the window
+        self.room_base = 0.0
         self.before = 0.0
         self.slot: _Slot | None = None
 
@@ -96,6 +114,7 @@ class Tracked:
         "_drift",
         "_heard_at",
         "_open",
+        "_room_corrections",
         "_slots",
         "_step",
         "_told_of",
@@ -119,6 +138,7 @@ class Tracked:
         self.meter = _meter(name, dimension, quota, period, question)
         self._open = 0.0  # tokens that are reserved and perhaps not counted by the provider yet
         self._corrections = 0.0
+        self._room_corrections = 0.0
         self._drift = 0.0  # what somebody else uses, a second
         self._told_of = -math.inf  # when the latest request was sent whose answer was heard
         self._heard_at = -math.inf
@@ -138,27 +158,33 @@ class Tracked:
         """Whether nothing was told of it yet."""
         return self._heard_at == -math.inf
 
-    def begin(self, remaining: float, sent: float, under_way: float, now: float) -> None:
+    def begin(self, remaining: float, trail: Trail, under_way: float, now: float) -> None:
         """The first word of it, by an answer to a request that was sent before anything was known.
 
         Args:
             remaining: what was told to be left.
-            sent: what had gone out by then, of which this meter does not know.
-            under_way: what may have gone out since, of which it does not know either.
+            trail: what has gone out, of which this meter does not know.
+            under_way: how many of those may have gone out since that answer, as far as this meter counts them.
             now: seconds.
         """
         self._heard_at = now
-        if isinstance(self.meter, Undecided):
-            self.meter.correct(sent + under_way, now)  # they are in the window, and in the bucket
+        meter = self.meter
+        sent = trail.sent - under_way
+        if isinstance(meter, SlidingWindow) and self.dimension == REQUESTS:
+            for mark, after in trail.pairs(now):
+                meter.take(after.let_in - mark.let_in, mark.at)
+                SlidingWindow.send(meter, after.let_in - mark.let_in, mark.at + GRAIN + meter.margin)
+            if isinstance(meter, Undecided):
+                meter.question.probing = False  # they are no probes
         bucket = self._bucket()
         if bucket is not None and self.dimension == REQUESTS and remaining + sent + self.rounding < bucket.quota:
             # It was full when we began, with less than a period's quota; if somebody else had used it, it will be more.
             bucket.resize(bucket.quota, max(1.0, remaining + sent), now)
             self._top = remaining
-        missing = self.meter.remaining(now) - (remaining - under_way)
+        missing = meter.remaining(now) - (remaining - under_way)
         if missing <= 0:
             return
-        if isinstance(self.meter, Undecided) and bucket is not None:
+        if isinstance(meter, Undecided) and bucket is not None:
             bucket.take(missing, now)  # a small bucket has as little left: that does not fill a window
         else:
             self._correct(-missing, now)
@@ -181,9 +207,12 @@ class Tracked:
                 meter.unsend(claim.amount, claim.grain, now)
             claim.grain = meter.send(claim.amount, now + meter.margin if really else now)
         claim.sent_at = now
-        claim.level = meter.remaining(now)
+        if isinstance(meter, Undecided):
+            claim.level, claim.room = meter.bucket.remaining(now), meter.room(now)
+        else:
+            claim.level = meter.remaining(now)
         claim.open = self._open
-        claim.base = self._corrections
+        claim.base, claim.room_base = self._corrections, self._room_corrections
         if claim.slot is None:
             self._unsent -= claim.amount
         else:
@@ -227,12 +256,15 @@ class Tracked:
         """The provider says what was left when it let this request in, or (``for_sure``) refused it."""
         if claim.sent_at < self._told_of:
             return  # later requests have told more
-        believed = claim.level + self._corrections - claim.base
-        # What was sent at about the same time may have come before or after, and tokens that are reserved may be
-        # counted by the provider already, or only once they are produced.
-        off = min(0.0, remaining + self.rounding + claim.after() - believed) or max(
-            0.0, remaining - believed - claim.before - claim.open
-        )
+        meter = self.meter
+        in_window = self._off(claim, remaining, claim.room + self._room_corrections - claim.room_base)
+        if isinstance(meter, Undecided) and meter.question.answer is None and in_window > _SURELY * self.rounding:
+            meter.question.answer = "bucket"  # more is left than a window could have, whoever else uses it
+        counts_both = isinstance(meter, Undecided) and meter.question.answer is None
+        if isinstance(meter, Undecided) and meter.question.answer == "sliding":
+            off = in_window
+        else:
+            off = self._off(claim, remaining, claim.level + self._corrections - claim.base)
         since = max(_INSTANT, claim.sent_at - self._told_of)
         slow = off > 0 and self._bucket() is None
         share = 1.0 if for_sure else 1.0 - math.exp(-since / (_SETTLES_IN_WINDOW if slow else _SETTLES_IN))
@@ -243,10 +275,22 @@ class Tracked:
             self._yield(claim, now)
         elif self._drift and remaining >= _SOME_LEFT * self.rounding:
             self._drift_to(self._drift * math.exp(-since / _FORGOTTEN_IN), now)
-        if not off:
-            return
-        if not ceiling:
+        if counts_both and off < 0:
+            # Only what neither a bucket nor a window accounts for was taken by somebody else.
+            off = min(0.0, max(off, in_window))
+            self._correct_window(share * off, now)
+        if off and not ceiling:
             self._correct(share * off, now)
+
+    def _off(self, claim: Claim, remaining: float, believed: float) -> float:
+        """By how much less, or more, was left than was believed.
+
+        What was sent at about the same time may have come before or after, and tokens that are reserved may be counted
+        by the provider already, or only once they are produced.
+        """
+        return min(0.0, remaining + self.rounding + claim.after() - believed) or max(
+            0.0, remaining - believed - claim.before - claim.open
+        )
 
     def _yield(self, claim: Claim, now: float) -> None:
         """Somebody else took what should have been left. One burst is one lesson."""
@@ -285,17 +329,30 @@ class Tracked:
 
     def refused(self, claim: Claim, now: float) -> None:
         """The request was refused for want of this, and no more is known: there was less left than it asked for."""
-        believed = claim.level + self._corrections - claim.base - claim.after()
+        meter = self.meter
+        if isinstance(meter, Undecided) and meter.question.answer == "sliding":
+            believed = claim.room + self._room_corrections - claim.room_base - claim.after()
+        else:
+            believed = claim.level + self._corrections - claim.base - claim.after()
         if claim.sent_at > -math.inf and believed > 0:
             self._correct(-believed, now)
 
     def _correct(self, change: float, now: float) -> None:
-        self._corrections += change
         meter = self.meter
-        if isinstance(meter, TokenBucket):
-            meter.set_remaining(meter.remaining(now) + change, now)
+        if isinstance(meter, Undecided) and meter.question.answer == "sliding":
+            self._correct_window(change, now)
+            return
+        self._corrections += change
+        bucket = self._bucket()
+        if bucket is not None:
+            bucket.set_remaining(bucket.remaining(now) + change, now)
         else:
-            meter.correct(-change, now)
+            meter.correct(-change, now)  # type: ignore[union-attr]  # no bucket: it is a window
+
+    def _correct_window(self, change: float, now: float) -> None:
+        """Where it may be a bucket or a window, or has turned out to be a window."""
+        self._room_corrections += change
+        SlidingWindow.correct(self.meter, -change, now)  # type: ignore[arg-type]  # as above
 
     def _drift_to(self, drift: float, now: float) -> None:
         rate = self.meter.quota / self.meter.period
@@ -307,12 +364,15 @@ class Tracked:
     def resize(self, quota: float, now: float) -> None:
         """The provider tells another quota."""
         meter = self.meter
-        before = meter.remaining(now)
+        bucket = self._bucket()
+        before, room = (meter if bucket is None else bucket).remaining(now), meter.quota
         if isinstance(meter, TokenBucket):
             meter.resize(quota, quota, now)
         else:
             meter.resize(quota, now)
-        self._corrections += meter.remaining(now) - before  # what is left by the new quota is known already
+        # What is left by the new quota is known already.
+        self._corrections += (meter if bucket is None else bucket).remaining(now) - before
+        self._room_corrections += quota - room
         self._drift = 0.0
 
 

@@ -105,6 +105,10 @@ class Undecided(SlidingWindow):
             return super().remaining(now)
         return self.bucket.remaining(now)
 
+    def room(self, now: float) -> float:
+        """What would fit now if it is a window."""
+        return super().remaining(now)
+
     def correct(self, amount: float, now: float) -> None:
         """Somebody else took this much now; or, if negative, this much less was taken than is counted."""
         probing = self.question.probing

@@ -252,18 +252,25 @@ class TestConfigured:
 class TestHeaders:
     def test_the_provider_knows_better_than_the_user(self, window: Window, seed: int) -> None:
         server = ProviderLimits(rpm=300, window=window)
-        within(simulate(server, told(rpm=600), seed=seed), 120.3, 0.05, 0.02)
+        within(simulate(server, told(rpm=600), seed=seed), 120.3, 0.05, 0.005)
 
     def test_nothing_was_configured(self, window: Window, seed: int) -> None:
-        within(simulate(ProviderLimits(rpm=600, window=window), seed=seed), FASTEST[window], 0.10, 0.01)
+        within(simulate(ProviderLimits(rpm=600, window=window), seed=seed), FASTEST[window], 0.05, 0.002)
+
+    def test_answers_that_come_late_tell_of_the_window_too(self, window: Window, seed: int) -> None:
+        """What is told of the request of 3 s ago leaves room for both, and is no ground to believe in a bucket."""
+        server = ProviderLimits(rpm=600, window=window)
+        outcome = simulate(server, told(), latency=(2.4, 3.6), requests=1500, seed=seed)
+        assert outcome.seconds <= {"bucket": 90.0, "sliding": 120.0}[window] + 21  # 100 in flight take 18 s for 600
+        assert outcome.share_refused <= 0.002
 
     def test_a_limit_that_changes_is_followed(self, window: Window, seed: int) -> None:
         half, full = ProviderLimits(rpm=300, window=window), ProviderLimits(rpm=600, window=window)
         outcome = simulate(full, requests=10**6, lasts=360, changes=((120, half), (240, full)), seed=seed)
         assert outcome.let_in(60, 120) >= 0.95 * 600
-        assert outcome.let_in(180, 240) >= 0.90 * 300
+        assert outcome.let_in(180, 240) >= 0.95 * 300
         assert outcome.let_in(300, 360) >= 0.95 * 600
-        assert outcome.share_refused <= 0.06
+        assert outcome.share_refused <= 0.05  # one wave of a hundred was under way when the window was cut
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -272,10 +279,19 @@ def test_a_small_bucket_is_noticed(seed: int) -> None:
     within(outcome, 150.0, 0.05, 0.01)
 
 
+@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.parametrize("limits", [told("bucket"), told(), []], ids=["window known", "limit known", "nothing known"])
+def test_somebody_elses_share_is_left_to_them(limits: list[RateLimit], seed: int) -> None:
+    """They use 40 %: 4 requests a second of the 10 that come free."""
+    outcome = simulate(BUCKET, limits, foreign=4.0, seed=seed)
+    within(outcome, 50.0, 0.15, 0.01)
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_somebody_elses_share_is_left_to_them(seed: int) -> None:
-    outcome = simulate(BUCKET, told("bucket"), foreign=4.0, seed=seed)
-    within(outcome, 50.0, 0.15, 0.02)
+def test_somebody_elses_share_is_left_to_them_for_long(seed: int) -> None:
+    outcome = simulate(BUCKET, foreign=4.0, requests=10**6, lasts=480, seed=seed)
+    assert outcome.let_in(120, 480) >= 0.95 * 6 * 360
+    assert outcome.share_refused <= 0.01
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
