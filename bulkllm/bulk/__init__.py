@@ -1,6 +1,6 @@
 """Bulk runs: many rows from a file or an iterable, each answer on disk as it comes, continued by the same call again.
 
-What may live here: request, identity, options, template and variants (what a row is, and whom it is asked of) ·
+What may live here: request, parts, identity, options, template and variants (what a row is, and whom it is asked of) ·
 rawrow, sources, streams, tabular and tables (where rows come from) · intake and changes (which of them are to be
 asked) · keytable (what is remembered of a row) · lines, journal, flush and locking (the results file) · waiting,
 pools, engine, turns, resting and leftout (which row is next, and when to give one up) · asking, structured, places,

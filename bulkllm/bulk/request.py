@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ..errors import ConfigError, RequestFileError
 from .identity import bare_url, fingerprint, key_of_body, key_of_id, tokens
-from .options import BASE_NAMES, CACHE_SAMPLE, LITELLM_FALLBACKS, ROW_OPTIONS, is_secret, likely_misspelt
+from .options import CACHE_SAMPLE, LITELLM_FALLBACKS, ROW_OPTIONS, is_secret, likely_misspelt
+from .parts import OBJECT, base_of, checked_messages, custom_id_of, with_system, wrong_sample
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +32,6 @@ URLS: dict[str, Operation] = {
     "/embeddings": "embedding",
     "/responses": "responses",
 }
-
-# Asking for the concrete type first: the abstract one's check costs as much as the rest of a small row.
-_OBJECT = (dict, Mapping)
 
 _EXPECTED = 'expected {"prompt": "..."}, {"messages": [...]}, {"input": ...} or {"custom_id", "method", "url", "body"}'
 
@@ -164,14 +162,14 @@ class Shaper:
         self._system = system
         self._run_system = run_system
         self._template = template
-        if problem := _wrong_sample(self._options):
+        if problem := wrong_sample(self._options):
             raise ConfigError(f"a run's {problem}")
         try:
             self._tokens = tokens({**self._options, "model": model})
         except (ValueError, RecursionError) as error:
             raise error if isinstance(error, ConfigError) else ConfigError(f"an option of the run: {error}") from error
         self._meaning = meaning
-        self._run_base = _base_of(self._options)
+        self._run_base = base_of(self._options)
         self._run_endpoint = None if self._run_base is None else bare_url(self._run_base)
         self._known_columns: set[str] = set()
         self._environment_bases: dict[str, str | None] = {}
@@ -196,10 +194,10 @@ class Shaper:
             raw = {"prompt": raw}
         elif isinstance(raw, (list, tuple)):
             raw = {"messages": list(raw)}
-        if not isinstance(raw, _OBJECT):
+        if not isinstance(raw, OBJECT):
             raise RequestFileError(f"a row cannot be a {type(raw).__name__}; {_EXPECTED}")
         body = raw.get("body")
-        if isinstance(body, _OBJECT) and ("url" in raw or "method" in raw or "messages" in body or "input" in body):
+        if isinstance(body, OBJECT) and ("url" in raw or "method" in raw or "messages" in body or "input" in body):
             operation, own, carried = self._batch_row(raw, body)
             system = None
         else:
@@ -211,19 +209,19 @@ class Shaper:
         for name in LITELLM_FALLBACKS:
             if name in own:
                 raise RequestFileError(f'"{name}" is no option of a row; give fallbacks to the run (--fallback)')
-        if problem := _wrong_sample(own):
+        if problem := wrong_sample(own):
             raise RequestFileError(f"a row's {problem}")
         model = own.get("model") or self._model
         if model is None:
             raise RequestFileError('no model: give the run one, or the row a "model"')
         if not isinstance(model, str):
             raise RequestFileError(f'"model" must be text, not {type(model).__name__}')
-        draft = Draft(_custom_id(raw), operation, own, carried, model, None)
+        draft = Draft(custom_id_of(raw), operation, own, carried, model, None)
         prompt = self._system
         if own.get("model") and self._meaning is not None:
             prompt = self._named(draft, self._meaning, system)
         if operation == "completion":
-            draft.own["messages"] = _with_system(draft.own["messages"], system, prompt)
+            draft.own["messages"] = with_system(draft.own["messages"], system, prompt)
         draft.endpoint = self._endpoint_of(draft)
         return draft
 
@@ -245,7 +243,7 @@ class Shaper:
             draft.own = {**meant.options, **asked}
         draft.written = dict(own)
         if draft.operation == "completion":
-            draft.written["messages"] = _with_system(asked["messages"], system, prompt)
+            draft.written["messages"] = with_system(asked["messages"], system, prompt)
         draft.model = draft.own["model"] = meant.model
         return prompt or meant.system
 
@@ -332,7 +330,7 @@ class Shaper:
             if not isinstance(prompt, str):
                 raise RequestFileError(f'"prompt" must be text, not {type(prompt).__name__}')
             messages = [{"role": "user", "content": prompt}]
-        own["messages"] = _checked_messages(messages)
+        own["messages"] = checked_messages(messages)
         if system is not None:
             own["system"] = system
         return "completion", own, carried
@@ -355,7 +353,7 @@ class Shaper:
         if own.get(wanted) is None and not (operation == "responses" and "prompt" in own):
             raise RequestFileError(f'the "body" of a request to {raw.get("url", operation)} needs "{wanted}"')
         if operation == "completion":
-            own["messages"] = _checked_messages(own["messages"])
+            own["messages"] = checked_messages(own["messages"])
         carried: dict[str, Any] = {}
         for name, value in raw.items():
             if name not in ("custom_id", "method", "url", "body"):
@@ -381,7 +379,7 @@ class Shaper:
             carried[name] = value
 
     def _endpoint_of(self, draft: Draft) -> str | None:
-        base, model = _base_of(draft.own), draft.model
+        base, model = base_of(draft.own), draft.model
         if base is not None and (draft.preset is None or base != self._run_base):
             return bare_url(base)
         if self._endpoint is not None:
@@ -403,56 +401,3 @@ def secrets_of(options: Mapping[str, Any]) -> tuple[str, ...]:
             values = value.values() if isinstance(value, Mapping) else [value]
             found += [text for text in values if isinstance(text, str) and len(text) >= 6]  # noqa: PLR2004 - shorter ones would blank out words
     return tuple(found)
-
-
-def _with_system(messages: list[Any], own: object, default: str | None) -> list[Any]:
-    """Messages with a system message before them: the row's own, the one that they begin with, or the default."""
-    first = messages[0]
-    role = first.get("role") if isinstance(first, _OBJECT) else getattr(first, "role", None)
-    has_one = role in ("system", "developer")
-    if own is not None:
-        if not isinstance(own, str):
-            raise RequestFileError(f'"system" must be text, not {type(own).__name__}')
-        if has_one:
-            raise RequestFileError('the row has a "system" and its "messages" begin with one too; keep one of them')
-    system = own if own is not None else None if has_one else default
-    return messages if system is None else [{"role": "system", "content": system}, *messages]
-
-
-def _wrong_sample(options: Mapping[str, Any]) -> str | None:
-    """What is wrong with the cache's sample, if anything is."""
-    sample = options.get(CACHE_SAMPLE)
-    if sample is None:
-        return None
-    if "sample" in options:
-        return f'"sample" and "{CACHE_SAMPLE}" mean the same thing; keep "{CACHE_SAMPLE}"'
-    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
-        return f'"{CACHE_SAMPLE}" must be a whole number, 0 or more: which of several answers it is to be'
-    return None
-
-
-def _base_of(options: Mapping[str, Any]) -> str | None:
-    for name in BASE_NAMES:
-        base = options.get(name)
-        if base is not None:
-            return str(base)
-    return None
-
-
-def _custom_id(raw: Mapping[Any, Any]) -> str | None:
-    custom_id = raw.get("custom_id")
-    if isinstance(custom_id, int) and not isinstance(custom_id, bool):
-        custom_id = str(custom_id)
-    if custom_id is None or (isinstance(custom_id, str) and custom_id):
-        return custom_id
-    raise RequestFileError(f'"custom_id" must be text that is not empty, not {custom_id!r:.80}')
-
-
-def _checked_messages(messages: object) -> list[Any]:
-    if not isinstance(messages, (list, Sequence)) or isinstance(messages, (str, bytes)) or not messages:
-        raise RequestFileError('"messages" must be a list of at least one {"role": ..., "content": ...}')
-    for message in messages:
-        role = message.get("role") if isinstance(message, _OBJECT) else getattr(message, "role", None)
-        if not isinstance(role, str):
-            raise RequestFileError('each of the "messages" must be an object with a "role" such as "user"')
-    return list(messages)
