@@ -23,7 +23,7 @@ from .sharing import Sharing
 from .stores import Claim, open_store
 
 if TYPE_CHECKING:
-    from .limiter import RateLimiter
+    from .shell import Shell
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Keeper:
         clock: seconds, monotonic: the limiter's.
     """
 
-    def __init__(self, limiter: RateLimiter, sharing: Sharing, clock: Callable[[], float]) -> None:
+    def __init__(self, limiter: Shell, sharing: Sharing, clock: Callable[[], float]) -> None:
         self.sharing = sharing
         self.leases = Leases(limiter.limits, sharing, self._stir)
         self._limiter = limiter

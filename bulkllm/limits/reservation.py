@@ -19,7 +19,7 @@ from .origin import Origin
 from .pool import Amounts
 
 if TYPE_CHECKING:
-    from .limiter import RateLimiter
+    from .shell import Shell
 
 # What may be told of a ticket through the deque.
 SETTLE: Final = 0
@@ -56,7 +56,7 @@ class Reservation:
 
     def __init__(
         self,
-        limiter: RateLimiter,
+        limiter: Shell,
         model: str,
         amounts: Amounts,
         timeout: float | None,
