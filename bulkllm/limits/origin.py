@@ -60,7 +60,9 @@ class Origins:
         if found is None:
             if len(self._found) > _MOST:
                 self._found.clear()
-            found = self._make(provider, str(base or ""), str(key or _key_of(provider)), str(organization or ""))
+            found = self._make(
+                provider, str(base or _base_of(provider)), str(key or _key_of(provider)), str(organization or "")
+            )
             self._found[look_up] = found
         return found
 
@@ -84,6 +86,12 @@ class Origins:
 def _key_of(provider: str) -> str:
     """The key in the environment that LiteLLM takes for a provider, by the usual name."""
     return os.environ.get(f"{provider.upper()}_API_KEY", "")
+
+
+def _base_of(provider: str) -> str:
+    """The base URL in the environment that LiteLLM takes for a provider, by the usual names."""
+    name = provider.upper()
+    return os.environ.get(f"{name}_BASE_URL") or os.environ.get(f"{name}_API_BASE", "")
 
 
 def _without_credentials(base: str) -> str:
