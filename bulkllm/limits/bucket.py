@@ -222,6 +222,12 @@ class SlidingWindow:
             grain.amount -= back
             self._used -= back
 
+    def count_later(self, amount: float, grain: Grain, now: float) -> None:
+        """So much of what was sent at ``grain`` counts from now on only: the provider sees output when it is there."""
+        SlidingWindow.give(self, amount, grain, now)
+        SlidingWindow.take(self, amount, now)
+        SlidingWindow.send(self, amount, now)
+
     def remaining(self, now: float) -> float:
         """What would fit now; negative in debt."""
         self._expire(now)

@@ -148,6 +148,11 @@ class Discovered(Pool):
         self._share_refused = 0.0
         self._blamed_at = -_RARE
 
+    @property
+    def counts_output_late(self) -> bool:
+        """Whether the provider counts output when it is produced, and not when the request arrives, as far as known."""
+        return self.origin.profile.charges in ("output", "unknown")
+
     # -- may it go? ------------------------------------------------------------------------------------------
 
     def ready_at(self, amounts: Amounts, now: float) -> float:
@@ -224,7 +229,7 @@ class Discovered(Pool):
     def over(self, passage: Passage, actual: Amounts | None, now: float) -> None:
         """It is over; None for one that was never sent."""
         for claim in passage.claims:
-            claim.tracked.give_back(claim, None if actual is None else actual[claim.tracked.dimension], now)
+            claim.tracked.give_back(claim, actual, now, late=self.counts_output_late)
         if actual is None:
             if self._burst is not None:
                 self._burst.give(1.0, now)

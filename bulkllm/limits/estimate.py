@@ -45,8 +45,8 @@ class Estimate:
         output_tokens: of the answer: the request's own bound if it has one.
         characters: of the prompt, for :meth:`TokenEstimator.learn`.
         bounded: the answer cannot be longer than that.
-        likely_output: what nearly all answers of the model stay below, once enough were seen; never more than
-            ``output_tokens``.
+        likely_output: what nearly all answers of the model stay below, once enough were seen; never more than the
+            request's own bound.
     """
 
     input_tokens: float
@@ -94,7 +94,8 @@ class TokenEstimator:
         output_tokens = calibration.output_tokens if bound is None else bound
         if vectors:
             output_tokens = calibration.output_tokens if calibration.answers else 0.0
-        return Estimate(input_tokens, output_tokens, characters, bound is not None, calibration.likely(output_tokens))
+        likely = calibration.likely(output_tokens, bounded=bound is not None or vectors)
+        return Estimate(input_tokens, output_tokens, characters, bound is not None, likely)
 
     def learn(self, model: str, characters: int, input_tokens: int, output_tokens: int) -> None:
         """Take the real usage of a call of so many characters into account."""
@@ -116,9 +117,11 @@ class _Calibration:
         self._lengths: deque[int] = deque(maxlen=_LENGTHS)
         self._number = 0
 
-    def likely(self, bound: float) -> float:
-        """What nearly all answers stay below, at most the bound."""
-        return min(bound, self.most_outputs)
+    def likely(self, output_tokens: float, *, bounded: bool) -> float:
+        """What nearly all answers stay below, if enough were seen; at most so many where the request bounds them."""
+        if bounded or self.most_outputs == math.inf:
+            return min(output_tokens, self.most_outputs)
+        return self.most_outputs
 
     def learn(self, characters: int, input_tokens: int, output_tokens: int) -> None:
         self.weight = min(self.weight + 1, _MEMORY)

@@ -14,7 +14,7 @@ from .bucket import TokenBucket, give_back_all, take_all
 from .discovery import Discovered, Word, next_to_empty
 from .lanes import GRANTED, Ticket
 from .pool import Amounts
-from .spec import REQUESTS
+from .spec import OUTPUT_TOKENS, REQUESTS, WITH_OUTPUT
 from .undecided import Question, Undecided
 
 # How long after its grant a request is taken to be sent at the latest, where its owner says when. A busy event loop
@@ -185,6 +185,7 @@ def give_back(ticket: Ticket, now: float, actual: Amounts | None) -> None:
         amounts = ticket.amounts  # nobody told when it was sent: no later than now
         ticket.grains = [window.send(amounts[window.dimension], now) for window in lane.windows]
     grains = iter(ticket.grains or ())
+    late = actual is not None and lane.counts_output_late
     for pool in lane.pools:
         pool.in_flight -= 1
         for meter in pool.meters:
@@ -193,12 +194,17 @@ def give_back(ticket: Ticket, now: float, actual: Amounts | None) -> None:
             if isinstance(meter, TokenBucket):
                 if surplus:
                     meter.give(surplus, now)
-            elif ticket.grains is None:
+                continue
+            if isinstance(meter, Undecided):
+                meter.settled(taken)
+            if ticket.grains is None:
                 meter.give_pending(taken)
             else:
                 grain = next(grains)
                 if surplus:
                     meter.give(surplus, grain, now)
+                if late and actual is not None and meter.dimension in WITH_OUTPUT:
+                    meter.count_later(actual[OUTPUT_TOKENS], grain, now)
     ticket.grains = None
 
 

@@ -123,6 +123,11 @@ class Lane:
         self.group: Group
 
     @property
+    def counts_output_late(self) -> bool:
+        """Whether the provider counts output when it is produced, and not when the request arrives, as far as known."""
+        return self.discovered is not None and self.discovered.counts_output_late
+
+    @property
     def counts_tokens(self) -> bool:
         """Whether any limit counts tokens."""
         return any(meter.dimension != REQUESTS for pool in self.pools for meter in pool.live)

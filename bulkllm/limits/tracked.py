@@ -14,7 +14,8 @@ from collections import deque
 from typing import Final
 
 from .bucket import Grain, SlidingWindow, TokenBucket
-from .spec import REQUESTS, Window
+from .pool import Amounts
+from .spec import OUTPUT_TOKENS, REQUESTS, WITH_OUTPUT, Window
 from .trail import GRAIN, Trail
 from .undecided import Question, Undecided
 
@@ -124,6 +125,7 @@ class Tracked:
         "dimension",
         "meter",
         "name",
+        "question",
         "rounding",
         "shuffled",
     )
@@ -135,6 +137,7 @@ class Tracked:
         self.dimension = dimension
         self.rounding = rounding
         self.shuffled = SHUFFLED  # what is sent within so many seconds may arrive in any order
+        self.question = question
         self.meter = _meter(name, dimension, quota, period, question)
         self._open = 0.0  # tokens that are reserved and perhaps not counted by the provider yet
         self._corrections = 0.0
@@ -232,9 +235,13 @@ class Tracked:
                 slots.popleft()
         return slots[-1]
 
-    def give_back(self, claim: Claim, actual: float | None, now: float) -> None:
-        """It is over, and took ``actual`` in the end; None gives back all of it."""
+    def give_back(self, claim: Claim, amounts: Amounts | None, now: float, *, late: bool) -> None:
+        """It is over, and took these amounts in the end; None gives back all of it.
+
+        ``late``: the provider has counted the output now, and not when the request arrived.
+        """
         meter = self.meter
+        actual = None if amounts is None else amounts[self.dimension]
         if claim.slot is None:
             self._unsent -= claim.amount
         if self.dimension != REQUESTS:
@@ -244,6 +251,8 @@ class Tracked:
             if surplus:
                 meter.give(surplus, now)
             return
+        if isinstance(meter, Undecided):
+            meter.settled(claim.amount)
         if claim.grain is None:
             if actual is None:
                 meter.give_pending(claim.amount)
@@ -251,6 +260,8 @@ class Tracked:
             claim.grain = meter.send(claim.amount, now)
         if surplus:
             meter.give(surplus, claim.grain, now)
+        if late and amounts is not None and self.dimension in WITH_OUTPUT:
+            meter.count_later(amounts[OUTPUT_TOKENS], claim.grain, now)
 
     def told(self, claim: Claim, remaining: float, now: float, *, for_sure: bool = False) -> None:
         """The provider says what was left when it let this request in, or (``for_sure``) refused it."""
@@ -258,9 +269,10 @@ class Tracked:
             return  # later requests have told more
         meter = self.meter
         in_window = self._off(claim, remaining, claim.room + self._room_corrections - claim.room_base)
-        if isinstance(meter, Undecided) and meter.question.answer is None and in_window > _SURELY * self.rounding:
-            meter.question.answer = "bucket"  # more is left than a window could have, whoever else uses it
         counts_both = isinstance(meter, Undecided) and meter.question.answer is None
+        if counts_both and in_window > _SURELY * self.rounding and self.dimension not in WITH_OUTPUT:
+            self.question.answer = "bucket"  # more is left than a window could have, whoever else uses it
+            counts_both = False
         if isinstance(meter, Undecided) and meter.question.answer == "sliding":
             off = in_window
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from .bucket import Grain, SlidingWindow, TokenBucket
-from .spec import Window
+from .spec import WITH_OUTPUT, Window
 
 # So many probes let in, and it is a bucket. A window that somebody else does not use could not let in even one.
 _ENOUGH: Final = 3
@@ -61,12 +61,13 @@ class Question:
 class Undecided(SlidingWindow):
     """One dimension of such a limit; once the question is answered, what the answer says."""
 
-    __slots__ = ("bucket", "question")
+    __slots__ = ("bucket", "open", "question")
 
     def __init__(self, name: str, dimension: int, quota: float, period: float, question: Question) -> None:
         super().__init__(name, dimension, quota, period)
         self.bucket = TokenBucket(name, dimension, quota, period)
         self.question = question
+        self.open = 0.0  # output that is reserved, and perhaps counted by the provider only when it is there
 
     def ready_at(self, amount: float, now: float, after: float = 0.0) -> float:
         """When ``amount`` fits; infinity if that hangs on a probe's answer, or on a request that is not sent yet."""
@@ -77,17 +78,29 @@ class Undecided(SlidingWindow):
         if answer == "sliding":
             return in_window
         in_bucket = self.bucket.ready_at(amount, now, after)
-        if in_window <= max(in_bucket, now) or self.question.may_probe:
+        if in_window <= max(in_bucket, now) or (self.question.may_probe and self._is_beyond(amount + after, now)):
             return in_bucket
         return in_window
+
+    def _is_beyond(self, amount: float, now: float) -> bool:
+        """Whether a window could not let this in, however little of its output and of what is under way it counts."""
+        surely = -self.open if self.dimension in WITH_OUTPUT else amount
+        return super().ready_at(surely, now) > now
 
     def take(self, amount: float, now: float) -> None:
         """Take an amount: pending until it is sent."""
         question = self.question
-        if question.answer is None and super().ready_at(amount, now) > now:
+        if question.answer is None and self._is_beyond(amount, now):
             question.probing = True
+        if self.dimension in WITH_OUTPUT:
+            self.open += amount
         super().take(amount, now)
         self.bucket.take(amount, now)
+
+    def settled(self, amount: float) -> None:
+        """A request that took this much is over."""
+        if self.dimension in WITH_OUTPUT:
+            self.open = max(0.0, self.open - amount)
 
     def give_pending(self, amount: float) -> None:
         """Give back what was never sent."""
@@ -111,9 +124,9 @@ class Undecided(SlidingWindow):
 
     def correct(self, amount: float, now: float) -> None:
         """Somebody else took this much now; or, if negative, this much less was taken than is counted."""
-        probing = self.question.probing
+        probing, still_open = self.question.probing, self.open
         super().correct(amount, now)
-        self.question.probing = probing  # what somebody else took is no probe of ours
+        self.question.probing, self.open = probing, still_open  # what somebody else took is no request of ours
         if amount < 0:
             self.bucket.give(-amount, now)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,19 +18,21 @@ from typing import Any
 
 import pytest
 
+from bulkllm.limits.charging import charged, expected
 from bulkllm.limits.core import Core
 from bulkllm.limits.discovery import Word
+from bulkllm.limits.estimate import Estimate, Size, TokenEstimator
 from bulkllm.limits.feedback import observe
 from bulkllm.limits.lanes import GRANTED, Ticket
 from bulkllm.limits.origin import Origin
-from bulkllm.limits.pool import Amounts
 from bulkllm.limits.profiles import Profile, profile_for
 from bulkllm.limits.spec import RateLimit, Window
 from bulkllm.testing.headers import HeaderStyle, limit_headers
-from bulkllm.testing.limits import ChargeRule, Pool, ProviderLimits, charge_for
+from bulkllm.testing.limits import Charge, ChargeRule, Pool, ProviderLimits, charge_for
 
 MODEL = "openai/fake-model"
 EPOCH = 1_800_000_000.0
+SPREAD = 0.8  # of the logarithms of outputs: one in twenty is longer than three times the mean
 
 
 @dataclass
@@ -41,16 +44,25 @@ class Outcome:
         answered: requests that were let in.
         refused: answers of 429, by the time they came.
         times: when each request was let in.
+        counted: tokens that it was charged then.
+        produced: tokens that were charged later, and when.
     """
 
     seconds: float = 0.0
     answered: int = 0
     refused: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    counted: list[int] = field(default_factory=list)
+    produced: list[tuple[float, int]] = field(default_factory=list)
 
     def let_in(self, since: float, until: float) -> int:
         """How many were let in between two moments."""
         return sum(since <= at < until for at in self.times)
+
+    def tokens(self, since: float, until: float) -> int:
+        """How many tokens were charged between two moments."""
+        at_once = sum(tokens for at, tokens in zip(self.times, self.counted, strict=True) if since <= at < until)
+        return at_once + sum(tokens for at, tokens in self.produced if since <= at < until)
 
     @property
     def share_refused(self) -> float:
@@ -74,7 +86,7 @@ class Scene:
         lasts: seconds after which the run ends.
         changes: limits of the provider from some moment on.
         foreign: requests that somebody else makes, a second.
-        tokens: of a request: input, output, max_tokens.
+        tokens: of a request: input, output, max_tokens. The output is a mean: most are shorter and a few much longer.
         charge: the provider's rule for tokens.
         seed: of the delays.
         profile: how the provider counts, as far as the client knows.
@@ -91,10 +103,25 @@ class Scene:
     lasts: float = 600.0
     changes: tuple[tuple[float, ProviderLimits], ...] = ()
     foreign: float = 0.0
-    tokens: tuple[int, int, int] | None = None
+    tokens: tuple[int, int, int | None] | None = None
     charge: ChargeRule = "actual"
     seed: int = 1
     profile: Profile = field(default_factory=lambda: profile_for("openai", "http://127.0.0.1/v1"))
+
+
+@dataclass
+class Call:
+    """One request: what it takes, as the client estimates it, and how long its answer will be.
+
+    Attributes:
+        estimate: the client's.
+        charge: the provider's, when it arrives.
+        output: tokens of the answer.
+    """
+
+    estimate: Estimate
+    charge: Charge
+    output: int = 0
 
 
 class Simulation:
@@ -107,8 +134,10 @@ class Simulation:
         self.lane = self.core.lane(MODEL, Origin("openai", "http://127.0.0.1/v1", "0" * 12, scene.profile), now=0.0)
         self.pool = Pool(scene.server, 0.0)
         self.outcome = Outcome()
+        self.estimator = TokenEstimator()
         self.now = 0.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self.calls: dict[Ticket, Call] = {}
         self._serial = itertools.count()
         self._alarm = float("inf")
         self._to_start = scene.requests
@@ -141,16 +170,18 @@ class Simulation:
     def _start(self) -> None:
         if self._to_start:
             self._to_start -= 1
-            self._ask(front=False)
+            given, mean, most = self.scene.tokens or (0, 0, None)
+            estimate = self.estimator.estimate_of(MODEL, Size(4 * given, 0, most, vectors=self.scene.tokens is None))
+            output = (
+                min(int(self.random.lognormvariate(math.log(mean) - SPREAD**2 / 2, SPREAD)), most or 10**6)
+                if mean
+                else 0
+            )
+            self._ask(Call(estimate, charge_for(self.scene.charge, given, most), output), front=False)
 
-    def _amounts(self) -> Amounts:
-        if self.scene.tokens is None:
-            return (1.0, 0.0, 0.0, 0.0)
-        given, made, _ = self.scene.tokens
-        return (1.0, given + made, given, made)
-
-    def _ask(self, *, front: bool) -> None:
-        ticket = Ticket(self.lane, self._amounts())
+    def _ask(self, call: Call, *, front: bool) -> None:
+        ticket = Ticket(self.lane, expected(self.scene.profile, call.estimate))
+        self.calls[ticket] = call
         if self.core.request(ticket, self.now, front=front):
             self._granted(ticket)
 
@@ -181,37 +212,42 @@ class Simulation:
         self.at(self.now + travels, lambda: self._arrive(ticket))
 
     def _arrive(self, ticket: Ticket) -> None:
-        given, made, most = self.scene.tokens or (0, 0, None)
-        charge = charge_for(self.scene.charge, given, most)
-        refusal = self.pool.admit(charge, self.now)
+        call = self.calls.pop(ticket)
+        refusal = self.pool.admit(call.charge, self.now)
+        told = self._headers()
         if refusal is None:
             self.outcome.times.append(self.now)
-            told = self._headers()
-            self.at(self.now + self.random.uniform(*self.scene.latency), lambda: self._answer(ticket, told, made))
-            return
-        wait = None if refusal.wait is None or not self.scene.retry_after else refusal.wait
-        told = self._headers()
-        self.at(self.now + 0.005, lambda: self._refused(ticket, told, wait))
+            self.outcome.counted.append(call.charge.tokens)
+            latency = self.random.uniform(*self.scene.latency)
+            self.at(self.now + latency, lambda: self._answer(ticket, call, told))
+        else:
+            wait = refusal.wait if self.scene.retry_after else None
+            self.at(self.now + 0.005, lambda: self._refused(ticket, call, told, wait))
 
     def _headers(self) -> dict[str, str]:
         if self.scene.headers is None:
             return {}
         return dict(limit_headers(self.scene.headers, self.pool, self.now, EPOCH + self.now))
 
-    def _answer(self, ticket: Ticket, told: dict[str, str], made: int) -> None:
-        given, _, most = self.scene.tokens or (0, 0, None)
+    def _answer(self, ticket: Ticket, call: Call, told: dict[str, str]) -> None:
         self.pool.in_flight -= 1
-        self.pool.produced(charge_for(self.scene.charge, given, most), made, self.now)
+        self.pool.produced(call.charge, call.output, self.now)
+        if call.charge.late_output:
+            self.outcome.produced.append((self.now, call.output))
+        given = 0 if self.scene.tokens is None else self.scene.tokens[0]
+        if given:
+            self.estimator.learn(MODEL, call.estimate.characters, given, call.output)
+        actual = charged(self.scene.profile, call.estimate, given, call.output, 0.0)
         observations = tuple(observe(self.scene.profile, told, EPOCH + self.now))
-        self.core.settle(ticket, self.now, self._amounts(), Word("let in", observations))
+        self.core.settle(ticket, self.now, actual, Word("let in", observations))
         self.outcome.answered += 1
         self._start()
 
-    def _refused(self, ticket: Ticket, told: dict[str, str], wait: float | None) -> None:
+    def _refused(self, ticket: Ticket, call: Call, told: dict[str, str], wait: float | None) -> None:
         self.outcome.refused.append(self.now)
         observations = tuple(observe(self.scene.profile, told, EPOCH + self.now))
         self.core.settle(ticket, self.now, (1.0, 0.0, 0.0, 0.0), Word("refused", observations, wait))
-        self._ask(front=True)
+        self._ask(call, front=True)
 
 
 def simulate(server: ProviderLimits, limits: Iterable[RateLimit] = (), **scene: object) -> Outcome:

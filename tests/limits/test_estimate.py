@@ -111,3 +111,14 @@ def test_a_model_that_answered_an_input_is_taken_to_answer_again() -> None:
     estimator = TokenEstimator()
     estimator.learn(MODEL, 100, 25, 300)
     assert estimator.estimate(MODEL, {"input": "x" * 100}).output_tokens == pytest.approx(300)
+
+
+def test_what_nearly_all_answers_stay_below_is_reserved_where_real_output_counts() -> None:
+    estimator = TokenEstimator()
+    free = {"messages": [{"role": "user", "content": "hi"}]}
+    assert estimator.estimate("m", free).likely_output == estimator.estimate("m", free).output_tokens
+    for number in range(128):
+        estimator.learn("m", 100, 25, 1000 if number % 16 == 0 else 10)
+    assert estimator.estimate("m", free).likely_output == 1000, "one in sixteen is as long"
+    assert estimator.estimate("m", free).output_tokens < 200
+    assert estimator.estimate("m", {**free, "max_tokens": 300}).likely_output == 300
