@@ -11,7 +11,8 @@ with no limit in the way and as many requests in flight as the others.
 
 The bare run and most peers keep the answers in memory and write nothing; bulkllm writes a results file, flushed to the
 disk every second, and curator files of requests and answers. Packages that are not built on LiteLLM send their HTTP
-themselves, and are here to show what LiteLLM costs.
+themselves, and are here to show what LiteLLM costs. infermesh runs on the same LiteLLM as bulkllm, but on CPython 3.12,
+and curator on a LiteLLM of its own choice: bare LiteLLM runs in both places too.
 """
 
 from __future__ import annotations
@@ -36,7 +37,16 @@ from bulkllm import _litellm
 from bulkllm.testing import SpawnedProvider
 
 MODEL = "openai/gpt-4.1-mini"
-PEERS = ("infermesh", "curator-litellm", "curator", "async-batch-llm", "lm-deluge")
+PEERS = (
+    "litellm-of-infermesh", "infermesh", "litellm-of-curator", "curator-litellm", "curator", "async-batch-llm",
+    "lm-deluge",
+)  # fmt: skip
+# Bare LiteLLM on the Python and at the version of those that are built on it.
+STANDS_ON = {
+    "bulkllm.arun": "LiteLLM and a semaphore",
+    "infermesh": "litellm-of-infermesh",
+    "curator-litellm": "litellm-of-curator",
+}
 Way = Callable[[str, list[str], int], Awaitable[int]]
 
 
@@ -116,15 +126,19 @@ async def main() -> None:
         seen = await rounds(server.openai_base, options, peers)
     print(f"{options.rounds} rounds of {options.rows} rows, {options.in_flight} in flight; of bulkllm.arun's:")
     mine = seen["bulkllm.arun"]
+    labels = {name: name for name in WAYS} | {name: peer.label for name, peer in peers.present.items()}
+    cpu = {name: mean([one for _, one in rows]) for name, rows in seen.items()}
     for name, rows in seen.items():
-        rate, cpu = mean([one for one, _ in rows]), mean([one for _, one in rows])
+        rate = mean([one for one, _ in rows])
         by_time = mean([a[0] / b[0] for a, b in zip(rows, mine, strict=True)])
         by_cpu = mean([b[1] / a[1] for a, b in zip(rows, mine, strict=True)])
-        says = name if name in WAYS else peers.present[name].label
         print(
-            f"  {says:28} {rate:7.0f} rows/s  {cpu:6.2f} ms CPU a row   {by_time:6.2f} of its throughput,"
+            f"  {labels[name]:28} {rate:7.0f} rows/s  {cpu[name]:6.2f} ms CPU a row   {by_time:6.2f} of its throughput,"
             f" {by_cpu:6.2f} by CPU time"
         )
+    for name, below in STANDS_ON.items():
+        if name in cpu and below in cpu:
+            print(f"  {labels[name]} costs {cpu[name] - cpu[below]:.2f} ms CPU a row more than {labels[below]}")
     pairs = list(zip(mine, seen["LiteLLM and a semaphore"], strict=True))
     by_time_of_bare = [a[0] / b[0] for a, b in pairs]
     print(

@@ -125,7 +125,7 @@ def uncontended(rounds: int, count: int, peers: environments.Peers) -> None:
     for name in peers.present:
         for mine in list(ours)[2:]:
             ratio = rates[mine] / rates[name]
-            print(f"  {mine}: {ratio:.2f} times the rate of {peers.present[name].label} (wanted: {WANTED[name]:g})")
+            print(f"  {mine}: {ratio:.3g} times the rate of {peers.present[name].label} (wanted: {WANTED[name]:g})")
 
 
 def contended(scene: Scene, peers: environments.Peers) -> None:

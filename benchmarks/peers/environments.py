@@ -48,7 +48,12 @@ class Peer:
     @property
     def label(self) -> str:
         """What it is called in a table."""
-        return f"{self.says} {self.install[0].partition('==')[2]}"
+        return self.says.format(version=self.packages[0].partition("==")[2])
+
+    @property
+    def packages(self) -> list[str]:
+        """What pip is given."""
+        return [one.format(litellm=version("litellm")) for one in self.install]
 
 
 def table() -> dict[str, Peer]:
@@ -122,7 +127,7 @@ def chosen(options: argparse.Namespace) -> Peers:
 def _made(peer: Peer, folder: Path) -> str:
     """The environment's Python; the environment is made if it is not there yet, or was not finished."""
     base = sys.executable if peer.python is None else _python(peer.python)
-    install = [one.format(litellm=version("litellm")) for one in peer.install]
+    install = peer.packages
     # What decides what is in it is part of its name: another version is another environment.
     digest = hashlib.sha256("\n".join([base, sys.version, *install]).encode()).hexdigest()[:12]
     place = folder / f"{install[0].partition('==')[0]}-{digest}"
