@@ -38,6 +38,9 @@ _MOST_DOUBLINGS: Final = 10
 _OFTEN: Final = 0.2
 _LAST_ONES: Final = 50
 
+# A quota that is so many times another one, or that small a part of it, is believed when it is told twice in a row.
+_UNLIKELY: Final = 10.0
+
 # The lag between a grant and its sending: how slowly it is forgotten, how much it counts for, and at most.
 _LAG_FADES: Final = 0.98
 _LAG_COUNTS: Final = 3.0
@@ -119,6 +122,7 @@ class Discovered(Pool):
         "_burst",
         "_lag",
         "_live",
+        "_rumours",
         "_share_refused",
         "closing",
         "crowd",
@@ -145,6 +149,7 @@ class Discovered(Pool):
         self._burst: TokenBucket | None = None
         self._live: tuple[Meter, ...] = ()
         self._lag = 0.0
+        self._rumours: dict[str, float] = {}  # quotas that were told by one answer and are hard to believe
         self._share_refused = 0.0
         self._blamed_at = -_RARE
 
@@ -293,10 +298,12 @@ class Discovered(Pool):
         claims = {claim.tracked.name: claim for claim in passage.claims}
         for seen in told:
             name = seen.names.dimension
+            if seen.limit is not None and self._is_rumour(name, seen.limit):
+                continue
             if seen.limit is not None:
                 self._quota(name, seen.limit, seen.names.period, seen.names.rounding, now)
             tracked = self.tracked.get(name)
-            if tracked is None or seen.remaining is None:
+            if tracked is None or seen.remaining is None or seen.remaining > tracked.meter.quota:
                 continue
             claim = claims.get(name)
             short = refused and seen.remaining < max(1.0, 0.0 if claim is None else claim.amount)
@@ -312,6 +319,16 @@ class Discovered(Pool):
     def _under_way(self, tracked: Tracked) -> float:
         """What may not be in a number that an answer told: requests that were granted before the limit was known."""
         return float(max(0, self.in_flight - 1)) if tracked.dimension == REQUESTS else 0.0
+
+    def _is_rumour(self, name: str, quota: float) -> bool:
+        """Whether a quota is so far from the known one that a second answer must say so too."""
+        tracked = self.tracked.get(name)
+        if tracked is None or _alike(quota, tracked.meter.quota):
+            self._rumours.pop(name, None)
+            return False
+        before = self._rumours.get(name)
+        self._rumours[name] = quota
+        return before is None or not _alike(quota, before)
 
     def _quota(self, name: str, quota: float, period: float, rounding: float, now: float) -> None:
         tracked = self.tracked.get(name)
@@ -401,6 +418,10 @@ class Discovered(Pool):
         quotas = {name: (tracked.meter.quota, tracked.meter.period) for name, tracked in self.tracked.items()}
         rate = self.pace.rate
         return Knowledge(quotas, self.question.answer, rate if rate < math.inf and "rpm" not in quotas else None)
+
+
+def _alike(quota: float, other: float) -> bool:
+    return other / _UNLIKELY <= quota <= other * _UNLIKELY
 
 
 def next_to_empty(meter: Meter, sent_at: float, now: float) -> bool:

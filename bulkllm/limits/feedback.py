@@ -1,6 +1,6 @@
 """What a provider's headers say of its limits. Pure: the time of day comes in.
 
-Nonsense (a limit of 0 or -1, something left of nothing, text) is as good as not told.
+Nonsense (a limit of 0 or -1, or beyond all bounds, something left of nothing, text) is as good as not told.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from .headers import duration
 from .profiles import HeaderNames, Profile
+
+# No quota is larger, and numbers beyond leave nothing of a float's exactness.
+_MOST: Final = 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ def observe(profile: Profile, headers: Mapping[str, str], now: float) -> list[Ob
     for names in profile.headers:
         limit = _number(headers.get(names.limit))
         remaining = _number(headers.get(names.remaining))
-        if limit is not None and limit <= 0:
+        if limit is not None and not 1 <= limit <= _MOST:
             limit = remaining = None  # Azure sends 0 and -1 where it does not know
         if remaining is not None and (remaining < 0 or (limit is not None and remaining > limit)):
             remaining = None

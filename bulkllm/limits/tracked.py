@@ -354,15 +354,20 @@ class Tracked:
         if isinstance(meter, Undecided) and meter.question.answer == "sliding":
             self._correct_window(change, now)
             return
-        self._corrections += change
         bucket = self._bucket()
         if bucket is not None:
-            bucket.set_remaining(bucket.remaining(now) + change, now)
+            before = bucket.remaining(now)
+            change = max(change, min(0.0, -bucket.quota - before))  # nobody is in debt for longer than a period
+            self._corrections += change
+            bucket.set_remaining(before + change, now)
         else:
+            self._corrections += change
             meter.correct(-change, now)  # type: ignore[union-attr]  # no bucket: it is a window
 
     def _correct_window(self, change: float, now: float) -> None:
         """Where it may be a bucket or a window, or has turned out to be a window."""
+        meter = self.meter
+        change = max(change, min(0.0, -meter.quota - SlidingWindow.remaining(meter, now)))  # type: ignore[arg-type]  # as above
         self._room_corrections += change
         SlidingWindow.correct(self.meter, -change, now)  # type: ignore[arg-type]  # as above
 
@@ -382,6 +387,8 @@ class Tracked:
             meter.resize(quota, quota, now)
         else:
             meter.resize(quota, now)
+        if bucket is not None and bucket.remaining(now) < -quota:
+            bucket.set_remaining(-quota, now)  # a debt of periods at the old quota
         # What is left by the new quota is known already.
         self._corrections += (meter if bucket is None else bucket).remaining(now) - before
         self._room_corrections += quota - room
