@@ -21,6 +21,7 @@ from .engine import Emit, Engine
 from .intake import Intake, scan
 from .journal import Journal
 from .keytable import KeyTable
+from .leftalone import long_lived_left_alone
 from .progress import Progress, Silence, Speed, display_for
 from .recorder import Recorder
 from .result import ResultRow, RunResult
@@ -132,7 +133,8 @@ class Job:
         try:
             with self._usage, nullcontext() if self._budget is None else self._budget:
                 parts, lines = await self._in_thread(self._open)
-                whole = await self._ask(parts, lines, speed)
+                with long_lived_left_alone():
+                    whole = await self._ask(parts, lines, speed)
         finally:
             if self._parts is not None:
                 opened = self._parts
