@@ -323,6 +323,17 @@ def test_clients_with_one_store_share_their_limits_and_what_calls_really_used(
     assert 100_000 - used - 1 <= left <= 100_000 - used + 60, "some come back meanwhile"
 
 
+@pytest.mark.parametrize(("configured", "learned"), [(500, False), (5000, True)])
+def test_headers_that_speak_of_a_shared_limit_are_no_news_unless_they_tell_a_smaller_one(
+    tmp_path: Path, configured: int, learned: bool
+) -> None:
+    with FakeProvider(rpm=1000) as telling:
+        made = Client(RateLimit("openai/*", rpm=configured), store=tmp_path / "limits.db")
+        made.completion(MODEL, MESSAGES, **options(telling))
+        found = [pool for pool in made.limiter.status(MODEL).limits if pool.learned]
+        assert [pool.quotas["rpm"].limit for pool in found if "rpm" in pool.quotas] == ([1000] if learned else [])
+
+
 def test_the_settings_may_say_where_limits_are_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def shared(made: Client) -> bool:
         return any(pool.leased is not None for pool in made.limiter.status().limits)

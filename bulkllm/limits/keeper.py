@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import StoreUnavailable
 from .alarm import Alarm
-from .leases import PAUSE, TELL_AFTER, Leases
+from .discovery import Word
+from .lanes import Ticket
+from .leases import PAUSE, TELL_AFTER, Correction, Leases
 from .sharing import Sharing
 from .stores import Claim, open_store
 
@@ -82,6 +84,17 @@ class Keeper:
             self._turn.release()
         limiter._after()
 
+    def hear(self, ticket: Ticket, word: Word) -> Word:
+        """Under the limiter's lock: what is left of an answer's word for the process itself to learn from.
+
+        A refusal is for everybody to learn from.
+        """
+        passage = ticket.passage if ticket.lane.buckets is None else None
+        if not word.told or passage is None:
+            return word
+        told = self.leases.hear(ticket.lane.pools, word.told, passage.sent_at, self._clock())
+        return word if word.verdict == "refused" else word._replace(told=tuple(told))
+
     # -- in the thread ---------------------------------------------------------------------------------------
 
     def _stir(self, now: float, later: bool) -> None:
@@ -98,12 +111,16 @@ class Keeper:
                     limiter._take_in()
                     now = self._clock()
                     claim = self.leases.next(limiter._core.lanes, now)
-                    if claim is None:
+                    correction = self.leases.correction(now) if claim is None else None
+                    if claim is None and correction is None:
                         self._quiet_until = now + PAUSE
                         self._alarm.reset(self.leases.wake_at)
                         break
                 limiter._after()
-                self._say(claim, began)
+                if claim is not None:
+                    self._say(claim, began)
+                elif correction is not None:
+                    self._correct(correction)
         limiter._after()
 
     def _say(self, claim: Claim, began: float) -> None:
@@ -129,6 +146,13 @@ class Keeper:
         if back:
             _log.warning("%r is back: limits are shared again", self._store)
         limiter._after()
+
+    def _correct(self, correction: Correction) -> None:
+        """Tell the store that somebody else spends too; whether it is there is seen with the next claim."""
+        try:
+            self._store.correct(self.sharing.group, correction.meter, at_most=correction.at_most, ago=correction.ago)
+        except StoreUnavailable as error:
+            _log.debug("%r did not hear what the provider said: %s", self._store, error)
 
     def _tell_away(self, error: Exception) -> None:
         sharing = self.sharing

@@ -50,9 +50,11 @@ class LeasedMeter(SlidingWindow):
         taken: all that was granted of it since that was last looked at.
         own: counts what this process sends, against a share of the quota: what it may do while the store is away.
         everywhere: what was left for everybody when the store last said so.
+        told: what the provider said to be left, and when that request was sent, if the store should hear of it.
+        corrected_at: when the store last did.
     """
 
-    __slots__ = ("_account", "_stir", "everywhere", "low", "meter", "own", "rate", "taken")
+    __slots__ = ("_account", "_stir", "corrected_at", "everywhere", "low", "meter", "own", "rate", "taken", "told")
 
     def __init__(
         self,
@@ -69,6 +71,8 @@ class LeasedMeter(SlidingWindow):
         self.low = 0.0
         self.rate = 0.0
         self.taken = 0.0
+        self.told: tuple[float, float] | None = None
+        self.corrected_at = -math.inf
         self.everywhere = meter.size
         self.redefine(meter)
         self.own: TokenBucket | SlidingWindow | None = None

@@ -15,14 +15,15 @@ import math
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
+from .feedback import Observation
 from .lanes import WAITING, Lane, Ticket
 from .leased import LeasedMeter, LeasedPool, Stir, store_names
 from .pool import Amounts, Pool
 from .sharing import Sharing
 from .spec import RateLimit
-from .stores import Account, Claim, Lease
+from .stores import Account, Claim, Lease, Meter
 
 AHEAD: Final = 0.25
 """Seconds of what goes out that are held in advance."""
@@ -40,8 +41,19 @@ _FADES_IN: Final = 0.5  # seconds over which demand is averaged
 _PEAK_FADES_IN: Final = 2.0
 _SAMPLE: Final = 64  # tickets that are looked at to know how large those are that wait
 _FIRST_SLOTS: Final = 8  # slots that are asked for at first; then as many again as are in use
+_SURELY: Final = 0.02  # of a quota: what must be missing at least before somebody else is suspected
+_CORRECT_EVERY: Final = 1.0
+_SAME_PERIOD: Final = 0.01
 _FIRST_RETRY: Final = 0.1
 _LONGEST_RETRY: Final = 1.0
+
+
+class Correction(NamedTuple):
+    """Of a meter there was at most so much left so many seconds ago."""
+
+    meter: Meter
+    at_most: float
+    ago: float
 
 
 @dataclass(slots=True)
@@ -96,6 +108,7 @@ class Leases:
         )
         self.away = False
         self.wake_at = math.inf
+        self._stir = stir
         self._used: tuple[LeasedPool, ...] = ()
         self._ask_at: dict[Hashable, float] = {}
         self._asked: _Ask | None = None
@@ -133,7 +146,18 @@ class Leases:
             return self._claim(None, demands, asks, now)
         asking = [self._ask_at[ask.name] for ask in asks]
         idle = [self._active_at + IDLE_AFTER] if self._known and not self._in_flight else []
-        self.wake_at = min([*asking, *idle, self._tell_at(now)])
+        heard = [
+            meter.corrected_at + _CORRECT_EVERY
+            for pool in self._used
+            for meter in pool.leased_meters
+            if meter.told is not None
+        ]
+        tell_at = self._tell_at(now)
+        if self._known and tell_at == math.inf:  # the store will forget us by itself
+            tell_at = self._told_at + self.account.ttl
+            self._known = now < tell_at
+            tell_at = tell_at if self._known else math.inf
+        self.wake_at = min([*asking, *idle, *heard, tell_at])
         return None
 
     def took(self, lease: Lease, now: float, pause: float = PAUSE) -> None:
@@ -191,6 +215,49 @@ class Leases:
         claim = self.account.claim(now, want={} if self._leaving else want, keep=keep, leaving=self._leaving)
         self._lend(now)
         return claim
+
+    # -- what the provider says ------------------------------------------------------------------------------
+
+    def hear(self, pools: Iterable[Pool], told: Iterable[Observation], sent_at: float, now: float) -> list[Observation]:
+        """Take in what an answer's headers say of shared limits.
+
+        What the others use is in those numbers, so that a process by itself would take it for a stranger's. Only
+        where less is left than all of them together know of, somebody else spends too: then the store is to hear it.
+
+        Args:
+            pools: the request's.
+            told: the headers.
+            sent_at: when the request was sent.
+            now: seconds.
+
+        Returns:
+            What is not of a shared limit, or is of one that is smaller than was configured.
+        """
+        rest = []
+        for seen in told:
+            meter = _meant(pools, seen)
+            if meter is None:
+                rest.append(seen)
+            elif seen.remaining is not None and now < self.account.expires_at:
+                unknown = meter.quota / meter.period * (now - self._told_at + TELL_AFTER)
+                slack = max(_SURELY * meter.quota, seen.names.rounding + unknown)
+                if seen.remaining + slack < meter.remaining(now) and (meter.told is None or meter.told[1] < sent_at):
+                    meter.told = (seen.remaining + seen.names.rounding, sent_at)
+                    self._stir(max(now, meter.corrected_at + _CORRECT_EVERY), False)
+        return rest
+
+    def correction(self, now: float) -> Correction | None:
+        """What the provider said that the store should hear now. Afterwards :meth:`next` is called again."""
+        if self.away:
+            return None
+        for pool in self._used:
+            for meter in pool.leased_meters:
+                if meter.told is not None and now >= meter.corrected_at + _CORRECT_EVERY:
+                    at_most, sent_at = meter.told
+                    meter.told = None
+                    meter.corrected_at = now
+                    return Correction(meter.meter, at_most, max(0.0, now - sent_at))
+        return None
 
     @property
     def anything_left(self) -> bool:
@@ -407,6 +474,21 @@ def _room(pool: Pool, amounts: Amounts, now: float) -> float:
     if isinstance(pool, LeasedPool):
         return math.inf
     return pool.max_in_flight - pool.in_flight if pool.ready_at(amounts, now) <= now else 0.0
+
+
+def _meant(pools: Iterable[Pool], seen: Observation) -> LeasedMeter | None:
+    """The shared limit that a header speaks of, unless it tells a smaller quota than that."""
+    meant = [
+        meter
+        for pool in pools
+        if isinstance(pool, LeasedPool)
+        for meter in pool.leased_meters
+        if meter.name == seen.names.dimension and abs(meter.period / seen.names.period - 1) < _SAME_PERIOD
+    ]
+    smallest = min(meant, key=lambda meter: meter.quota, default=None)
+    if smallest is None or (seen.limit is not None and seen.limit < smallest.quota * (1 - _SURELY)):
+        return None
+    return smallest
 
 
 def _average(lane: Lane) -> Amounts:

@@ -174,6 +174,8 @@ class Shell:
         now = self._clock()
         while news:
             what, ticket, actual, word = news.popleft()
+            if word is not None and self._keeper is not None:
+                word = self._keeper.hear(ticket, word)
             if what == SETTLE:
                 core.settle(ticket, now, actual, word)
             elif what == SENT:

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from bulkllm.errors import StoreUnavailable
 from bulkllm.limits.core import Core
+from bulkllm.limits.feedback import Observation
 from bulkllm.limits.lanes import WAITING, Ticket
 from bulkllm.limits.leases import IDLE_AFTER, PAUSE, TELL_AFTER, Leases
 from bulkllm.limits.pool import Amounts
+from bulkllm.limits.profiles import HeaderNames
 from bulkllm.limits.sharing import Sharing
 from bulkllm.limits.spec import RateLimit
 from bulkllm.limits.stores.base import Claim, Lease
@@ -498,6 +500,54 @@ def test_large_requests_of_one_do_not_starve_for_small_ones_of_another(world: Wo
     world.run(600)
     assert 0.97 * 66_000 <= world.count(dimension=1) <= 66_000 + 1
     assert large.sent >= 4
+
+
+# -- what the provider says --------------------------------------------------------------------------------------------
+
+
+def left(remaining: float, *, limit: float = 600, period: float = 60.0) -> Observation:
+    names = HeaderNames(dimension="rpm", limit="l", remaining="r", reset="x", reset_format="seconds", period=period)
+    return Observation(names, limit, remaining, None)
+
+
+def test_less_left_than_all_of_us_know_of_is_told_to_the_store(world: World) -> None:
+    two = [world.process(RateLimit(rpm=600)) for _ in range(2)]
+    for each in two:
+        each.call(1)
+    world.run(0.1)
+    assert two[0].leases.hear(two[0].leases.pools, [left(100)], world.now, world.now) == []
+    assert two[0].leases.hear(two[0].leases.pools, [left(90)], world.now - 1, world.now) == [], "that was before"
+    correction = two[0].leases.correction(world.now + 0.01)
+    assert correction is not None
+    assert correction.at_most == 101
+    assert correction.ago == pytest.approx(0.01)
+    world.store.correct("group", correction.meter, at_most=correction.at_most, ago=correction.ago)
+    assert two[0].leases.correction(world.now + 5) is None, "once"
+    began = world.now
+    for each in two:
+        each.keep_busy(100)
+    world.run(6)
+    assert 0.97 * (101 + 60) <= world.count(began) <= 101 + 60 + 1
+
+
+def test_what_the_others_of_us_use_is_no_news(world: World) -> None:
+    two = [world.process(RateLimit(rpm=600)) for _ in range(2)]
+    two[0].call(1)
+    two[1].call(200)
+    world.run(0.6)
+    for remaining in (399.0, 410.0, 395.0):
+        assert two[0].leases.hear(two[0].leases.pools, [left(remaining)], world.now, world.now) == []
+    assert two[0].leases.correction(world.now) is None
+
+
+def test_a_smaller_limit_than_was_configured_is_left_to_be_learned(world: World) -> None:
+    process = world.process(RateLimit(rpm=600), RateLimit("other", rpm=10))
+    process.call(1)
+    world.run(0.1)
+    pools = process.core.lane("m").pools
+    for seen in (left(5, limit=300), left(5, period=86_400.0)):
+        assert process.leases.hear(pools, [seen], world.now, world.now) == [seen]
+    assert process.leases.hear(pools, [left(5, limit=6000)], world.now, world.now) == [], "ours is smaller"
 
 
 # -- whatever happens --------------------------------------------------------------------------------------------------
