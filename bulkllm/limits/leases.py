@@ -12,21 +12,17 @@ sees to that.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Hashable, Iterable
 from typing import Final, NamedTuple
 
 from .feedback import Observation
-from .lanes import WAITING, Lane, Ticket
+from .lanes import Lane
 from .leased import LeasedMeter, LeasedPool, Stir, store_names
-from .pool import Amounts, Pool
+from .pool import Pool
 from .sharing import Sharing
 from .spec import RateLimit
 from .stores import Account, Claim, Lease, Meter
-
-AHEAD: Final = 0.25
-"""Seconds of what goes out that are held in advance."""
+from .wants import AHEAD, Ask, Demand, asks_of, demands_of
 
 PAUSE: Final = 0.03
 """Seconds between two claims for the same thing at least."""
@@ -39,8 +35,6 @@ IDLE_AFTER: Final = 1.0
 
 _FADES_IN: Final = 0.5  # seconds over which demand is averaged
 _PEAK_FADES_IN: Final = 2.0
-_SAMPLE: Final = 64  # tickets that are looked at to know how large those are that wait
-_FIRST_SLOTS: Final = 8  # slots that are asked for at first; then as many again as are in use
 _SURELY: Final = 0.02  # of a quota: what must be missing at least before somebody else is suspected
 _CORRECT_EVERY: Final = 1.0
 _SAME_PERIOD: Final = 0.01
@@ -54,38 +48,6 @@ class Correction(NamedTuple):
     meter: Meter
     at_most: float
     ago: float
-
-
-@dataclass(slots=True)
-class _Ask:
-    """Something to be asked for."""
-
-    name: Hashable
-    want: dict[str, float]
-    least: dict[str, float] = field(default_factory=dict)
-    # Of these all that is held is given up, and asked for together: two processes that hold a part each wait for ever
-    # otherwise.
-    over: tuple[LeasedMeter, ...] = ()
-    over_slots: tuple[LeasedPool, ...] = ()
-
-
-@dataclass(slots=True)
-class _Demand:
-    """What somebody who waits could use at once."""
-
-    lane: Lane
-    head: Ticket
-    pools: tuple[LeasedPool, ...]
-    count: float
-    average: Amounts
-
-    @property
-    def free_slots(self) -> float:
-        return min((pool.max_in_flight - pool.in_flight for pool in self.pools), default=math.inf)
-
-    @property
-    def meters(self) -> Iterator[LeasedMeter]:
-        return (meter for pool in self.pools for meter in pool.leased_meters)
 
 
 class Leases:
@@ -111,7 +73,7 @@ class Leases:
         self._stir = stir
         self._used: tuple[LeasedPool, ...] = ()
         self._ask_at: dict[Hashable, float] = {}
-        self._asked: _Ask | None = None
+        self._asked: Ask | None = None
         self._leaving = False
         self._known = False  # the store holds something of ours, or may
         self._told_at = -math.inf
@@ -131,14 +93,14 @@ class Leases:
         lanes = list(lanes)
         self._see(lanes)
         self._lend(now)
-        demands = self._demands(lanes, now)
+        demands = demands_of(lanes, now)
         self._measure(demands, now)
         if self._is_idle(demands, now):
             return self._leave(now)
         if now < self._retry_at:
             self.wake_at = self._retry_at
             return None
-        asks = self._asks(demands, now)
+        asks = asks_of(demands, self._used, self._excess, now)
         for ask in asks:
             if self._ask_at.get(ask.name, -math.inf) <= now:
                 return self._claim(ask, demands, asks, now)
@@ -283,19 +245,7 @@ class Leases:
             self._used = used
             self.account.define(meters)
 
-    def _demands(self, lanes: Iterable[Lane], now: float) -> list[_Demand]:
-        found = []
-        for lane in lanes:
-            head = lane.head() if lane.waiting else None
-            pools = tuple(pool for pool in lane.pools if isinstance(pool, LeasedPool))
-            if head is None or not pools:
-                continue
-            count = min([float(lane.waiting), *(_room(pool, head.amounts, now) for pool in lane.pools)])
-            if count >= 1:
-                found.append(_Demand(lane, head, pools, count, _average(lane)))
-        return sorted(found, key=lambda demand: demand.head.order)
-
-    def _measure(self, demands: list[_Demand], now: float) -> None:
+    def _measure(self, demands: list[Demand], now: float) -> None:
         """See how much goes out a second, and whether anything is wanted at all."""
         if demands or any(pool.missed is not None for pool in self._used):
             self._active_at = now
@@ -314,88 +264,9 @@ class Leases:
                 meter.taken = 0.0
                 meter.low = meter.rate * AHEAD / 2 if meter.rate * AHEAD >= 1 else 0.0
 
-    def _asks(self, demands: list[_Demand], now: float) -> list[_Ask]:
-        asks: list[_Ask] = []
-        seen: set[Pool] = set()
-        for demand in demands:
-            slots = self._slots_for(demand)
-            if slots is not None:
-                asks.append(slots)
-            ask = self._time_for(demand, now)
-            if ask is not None:
-                asks.append(ask)
-                seen.update(demand.pools)
-        waiting = {pool for demand in demands for pool in demand.pools}
-        for pool in self._used:
-            missed = None if pool in waiting else pool.missed
-            if pool not in seen and (ask := self._ahead_for(pool, missed, now)) is not None:
-                asks.append(ask)
-        return asks
-
-    def _slots_for(self, demand: _Demand) -> _Ask | None:
-        """Slots for those who wait: a few at first, then as many again as are in use."""
-        lacking = demand.free_slots < 1
-        want: dict[str, float] = {}
-        over: list[LeasedPool] = []
-        for pool in demand.pools:
-            if pool.slots is None:
-                continue
-            if self._excess.get(pool.slots.key):
-                return None
-            free = pool.max_in_flight - pool.in_flight
-            most = min(demand.count, max(_FIRST_SLOTS, 2 * pool.in_flight), pool.slots.quota - pool.in_flight)
-            more = most if lacking else most - free
-            if more >= 1:
-                want[pool.slots.key] = float(math.floor(more))
-                over.append(pool)
-            elif lacking:
-                return None  # all of them are ours, and in use
-        least = dict.fromkeys(want, 1.0) if lacking else {}
-        return _Ask(("slots", demand.lane), want, least, over_slots=tuple(over) if lacking else ()) if want else None
-
-    def _time_for(self, demand: _Demand, now: float) -> _Ask | None:
-        """Quota for those who wait and have slots, where what is held does not do for the first of them."""
-        count = min(demand.count, demand.free_slots)
-        meters = tuple(demand.meters)
-        amounts = demand.head.amounts
-        if count < 1 or all(meter.ready_at(amounts[meter.dimension], now) <= now for meter in meters):
-            return None
-        want: dict[str, float] = {}
-        least: dict[str, float] = {}
-        for meter in meters:
-            need = amounts[meter.dimension]
-            wanted = max(need, demand.average[meter.dimension] * count + meter.rate * AHEAD)
-            if wanted > 0:
-                key = meter.meter.key
-                want[key] = float(math.floor(wanted)) if meter.meter.whole else wanted
-                least[key] = need
-        return _Ask(("time", demand.lane), want, least, meters)
-
-    def _ahead_for(self, pool: LeasedPool, missed: Amounts | None, now: float) -> _Ask | None:
-        """Quota for what will be asked for in the next moment, if it goes on as it did."""
-        want: dict[str, float] = {}
-        least: dict[str, float] = {}
-        short = False
-        for meter in pool.leased_meters:
-            free = max(0.0, meter.free(now))
-            need = 0.0 if missed is None else missed[meter.dimension]
-            ahead = max(meter.rate * AHEAD, need)
-            short = short or free < max(meter.low, need)
-            more = ahead - free
-            if meter.meter.whole:
-                more = float(math.floor(more + 0.5))
-            if more > 0:
-                want[meter.meter.key] = more
-                if need > free:
-                    least[meter.meter.key] = need - free
-        if pool.slots is not None and missed is not None and pool.max_in_flight - pool.in_flight < 1:
-            want[pool.slots.key] = least[pool.slots.key] = 1.0
-            short = True
-        return _Ask(("ahead", pool), want, least) if short and want else None
-
     # -- claims ----------------------------------------------------------------------------------------------
 
-    def _claim(self, ask: _Ask | None, demands: list[_Demand], asks: list[_Ask], now: float) -> Claim:
+    def _claim(self, ask: Ask | None, demands: list[Demand], asks: list[Ask], now: float) -> Claim:
         self._asked = ask
         self._leaving = False
         for pool in self._used:
@@ -415,7 +286,7 @@ class Leases:
         self._lend(now)
         return claim
 
-    def _keep(self, demands: list[_Demand], now: float) -> dict[str, float]:
+    def _keep(self, demands: list[Demand], now: float) -> dict[str, float]:
         """How much of what is held will be of use."""
         keep: dict[str, float] = {}
         for pool in self._used:
@@ -443,7 +314,7 @@ class Leases:
             return None
         return self.give_back(now, leaving=True) if self.anything_left else None
 
-    def _is_idle(self, demands: list[_Demand], now: float) -> bool:
+    def _is_idle(self, demands: list[Demand], now: float) -> bool:
         return not demands and not self._in_flight and now >= self._active_at + IDLE_AFTER
 
     def _tell_at(self, now: float) -> float:
@@ -469,13 +340,6 @@ class Leases:
             pool.lend(0.0 if pool.slots is None else self._excess.get(pool.slots.key, 0.0), now)
 
 
-def _room(pool: Pool, amounts: Amounts, now: float) -> float:
-    """How many more a pool that is not shared would let go at this moment."""
-    if isinstance(pool, LeasedPool):
-        return math.inf
-    return pool.max_in_flight - pool.in_flight if pool.ready_at(amounts, now) <= now else 0.0
-
-
 def _meant(pools: Iterable[Pool], seen: Observation) -> LeasedMeter | None:
     """The shared limit that a header speaks of, unless it tells a smaller quota than that."""
     meant = [
@@ -489,10 +353,3 @@ def _meant(pools: Iterable[Pool], seen: Observation) -> LeasedMeter | None:
     if smallest is None or (seen.limit is not None and seen.limit < smallest.quota * (1 - _SURELY)):
         return None
     return smallest
-
-
-def _average(lane: Lane) -> Amounts:
-    """How large those are that wait, going by the first of them."""
-    waiting = [ticket.amounts for _, ticket in islice(lane.queue, _SAMPLE) if ticket.state == WAITING]
-    sums = [sum(amounts) / len(waiting) for amounts in zip(*waiting, strict=True)] if waiting else [0.0] * 4
-    return (sums[0], sums[1], sums[2], sums[3])
