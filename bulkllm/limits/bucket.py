@@ -245,8 +245,8 @@ class SlidingWindow:
         """Somebody else took this much now; or, if negative, this much less was taken than is counted."""
         self._expire(now)
         if amount > 0:
-            self.take(amount, now)
-            self.send(amount, now)
+            SlidingWindow.take(self, amount, now)
+            SlidingWindow.send(self, amount, now)
             return
         for grain in self._grains:  # they stay, empty: whoever was sent then may still be corrected
             if amount >= 0:

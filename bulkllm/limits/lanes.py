@@ -111,6 +111,8 @@ class Lane:
 
     def __init__(self, pools: tuple[Pool, ...]) -> None:
         self.pools = pools
+        for pool in pools:
+            pool.in_use = True
         self.discovered = next((pool for pool in pools if isinstance(pool, Discovered)), None)
         self.windows = tuple(window for pool in pools for window in pool.windows)
         self.buckets = _plain(pools)  # None where there is more to a grant than to take from these

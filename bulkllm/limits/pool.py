@@ -34,12 +34,13 @@ class Pool:
         name: what it is called; the limit's own name unless given.
     """
 
-    __slots__ = ("in_flight", "max_in_flight", "meters", "name", "question", "spec", "windows")
+    __slots__ = ("in_flight", "in_use", "max_in_flight", "meters", "name", "question", "spec", "windows")
 
     def __init__(self, spec: RateLimit | None, name: str = "") -> None:
         self.spec = spec
         self.name = spec.name if spec is not None else name
         self.in_flight = 0
+        self.in_use = False  # a lane counts with its meters
         self.max_in_flight = math.inf
         self.question = Question("bucket")
         self.meters: tuple[Meter, ...] = ()
@@ -73,8 +74,8 @@ class Pool:
             return
         if window is not None and self.question.answer is None:
             self.question.answer = window
-            if not self.in_flight and not any(meter.remaining(now) < meter.capacity for meter in self.meters):
-                self.meters = _meters(spec, self.question)  # nothing was counted yet: plain meters will do
+            if not self.in_use:
+                self.meters = _meters(spec, self.question)  # nobody counts with them yet: plain meters will do
                 self.windows = tuple(meter for meter in self.meters if isinstance(meter, SlidingWindow))
         if spec.burst is None and burst < WHOLE:
             for meter in self.meters:

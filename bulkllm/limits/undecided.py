@@ -124,11 +124,8 @@ class Undecided(SlidingWindow):
 
     def correct(self, amount: float, now: float) -> None:
         """Somebody else took this much now; or, if negative, this much less was taken than is counted."""
-        probing, still_open = self.question.probing, self.open
         super().correct(amount, now)
-        self.question.probing, self.open = probing, still_open  # what somebody else took is no request of ours
-        if amount < 0:
-            self.bucket.give(-amount, now)
+        self.bucket.give(-amount, now)
 
     def resize(self, quota: float, now: float) -> None:
         """Go on with another quota a period; what was sent stays counted."""
