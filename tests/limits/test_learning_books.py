@@ -223,3 +223,8 @@ def test_a_lane_that_comes_later_changes_nothing_of_what_an_earlier_one_counts_w
     for ticket in tickets:
         core.settle(ticket, 0.2, None)
     assert [pool.meters[0].remaining(0.2) for pool in core.pools] == [60, 100]
+    stays = Ticket(learns, (1.0, 0.0, 0.0, 0.0))
+    assert core.request(stays, 0.5)
+    core.stamp(stays, 0.5)
+    core.settle(stays, 0.6, stays.amounts)
+    assert core.pools[1].meters[0].remaining(60.3) == 99, "it is the only one that was sent"
