@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 # The same is asked for again after this many times as long as the store took to answer: it may be busy.
 _PATIENCE: Final = 4.0
 
+_AFTER_A_MISTAKE: Final = 1.0  # seconds
+
 # Seconds that the end of a process waits for a claim under way.
 _LAST_WAIT: Final = 1.0
 
@@ -104,6 +106,18 @@ class Keeper:
     def _round(self) -> None:
         """Ask for all that is due."""
         limiter = self._limiter
+        try:
+            self._ask()
+        except Exception:  # noqa: BLE001 - a mistake of ours; a thread that dies would leave everybody waiting
+            _log.exception("the leases of shared limits cannot be renewed: trying again")
+            with limiter._lock:
+                now = self._clock()
+                self.leases.failed(now)
+                self._alarm.reset(now + _AFTER_A_MISTAKE)
+        limiter._after()
+
+    def _ask(self) -> None:
+        limiter = self._limiter
         with self._turn:
             began = self._clock()
             while True:
@@ -121,7 +135,6 @@ class Keeper:
                     self._say(claim, began)
                 elif correction is not None:
                     self._correct(correction)
-        limiter._after()
 
     def _say(self, claim: Claim, began: float) -> None:
         limiter = self._limiter
@@ -180,17 +193,15 @@ class Keeper:
 # -- the end of a process ----------------------------------------------------------------------------------------------
 
 _keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
-_hook = threading.Lock()
 _hooked = False
 
 
 def _watch(keeper: Keeper) -> None:
     global _hooked  # noqa: PLW0603 - the hook is set once for a process, and not at import
-    with _hook:
-        _keepers.add(keeper)
-        if not _hooked:
-            atexit.register(_leave)
-            _hooked = True
+    _keepers.add(keeper)
+    if not _hooked:  # no lock, which a forked child might find held; to leave twice does no harm
+        _hooked = True
+        atexit.register(_leave)
 
 
 def _leave() -> None:

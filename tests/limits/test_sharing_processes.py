@@ -22,6 +22,7 @@ class MakeCrew(Protocol):  # conftest's
 TTL = 1.0
 QUOTA = 400
 PERIOD = 2.0
+CALLERS = 40
 
 # A process with more callers than the limit bears, which writes down when each of them was let go.
 PROGRAM = textwrap.dedent(
@@ -47,7 +48,7 @@ PROGRAM = textwrap.dedent(
                 pass
 
     async def main():
-        await asyncio.gather(*(caller() for _ in range(40)))
+        await asyncio.gather(*(caller() for _ in range({CALLERS})))
 
     asyncio.run(main())
     """
@@ -115,7 +116,8 @@ def test_one_that_is_killed_is_missed_for_no_longer_than_its_lease(crew: MakeCre
     four.finish()
     assert four.spent(0)[-1][0] <= killed
     assert four.total(killed + TTL, killed + TTL + 2) >= 0.95 * QUOTA
-    assert four.overdrawn() <= 0.05 * QUOTA, "what it spent and did not say is at most one lease"
+    # What it spent and did not say is at most one lease: for those who waited, and a quarter of a second of its share.
+    assert four.overdrawn() <= CALLERS + 0.25 * QUOTA / PERIOD
 
 
 @pytest.mark.parametrize("kind", ["bucket", "sliding"])
