@@ -30,8 +30,13 @@ _TOLERABLE: Final = 200
 # With fewer than that between two refusals, the one that was refused counts as let in, for it may nearly have been.
 _FEW: Final = 10
 
-# A minute's quota explains what is let in afterwards if that is within this factor of it.
+# A minute's quota explains what is let in afterwards if that is no more than so many times less or more. It looks like
+# more when little was let in yet, for a bucket that is refused from may have nearly a whole one left.
 _ALIKE: Final = 2.0
+_MUCH_MORE: Final = 4.0
+
+# Less let in than between the two refusals before: it was not for want of anything. That counts every other time.
+_LESS: Final = 0.985
 
 # Growth with each request that the pace holds up, and with each second; it doubles with so many of both that go well.
 # Growing back by a step takes about a hundred of them, doubling the pace three hundred.
@@ -93,6 +98,7 @@ class Pace:
         "_empty",
         "_filled",
         "_first_refused",
+        "_gave",
         "_grain",
         "_grown_at",
         "_heard",
@@ -101,6 +107,7 @@ class Pace:
         "_no_bucket",
         "_quota",
         "_shut_at",
+        "_spared",
         "even",
         "trail",
         "window",
@@ -122,6 +129,8 @@ class Pace:
         self._filled = False  # so is the window's own quota, which ...
         self._counted = 0  # ... counts the requests up to this number
         self._grain: Grain | None = None  # where the window counts the latest request
+        self._gave = 0.0  # what was let in a second between the last two refusals that counted
+        self._spared = False  # the last refusal did not
         self._grown_at = now
         self._bursts_since = now
 
@@ -243,6 +252,10 @@ class Pace:
 
     def _learn(self, went: float, seconds: float, minute: float, now: float) -> None:
         """So many were let in between two refusals, in so many seconds, and so many in the minute before."""
+        measured = (went + (went < _FEW)) / seconds
+        if self.even is not None and went >= _FEW and measured < _LESS * self._gave and not self._spared:
+            self._spared = True
+            return
         quota = self._quota
         if went >= _FEW:
             self._quota = minute
@@ -253,19 +266,18 @@ class Pace:
         elif self._no_bucket:
             self._allow_bursts(minute, now)
             return
-        measured = (went + (went < _FEW)) / seconds
         if self.even is None:
             if went >= _TOLERABLE:
                 return
             guess = minute / MINUTE
-            # A bucket that has not got a whole one left may have nearly one: what came free since is one less then.
-            if now - self._began < MINUTE and (went - 1) / seconds <= guess * _ALIKE and guess <= measured * _ALIKE:
+            if now - self._began < MINUTE and measured / _MUCH_MORE <= guess <= measured * _ALIKE:
                 measured = guess
         elif seconds > _SHORT and now - self._grown_at > _SHORT:
             return  # the pace held nobody up
         elif self.window is not None and abs(minute - quota) <= max(_SAME_REQUESTS, _SAME * quota):
             self.set_rate(min(self.rate, minute / MINUTE * _STEP_BACK), now)  # whatever came free lately
             return
+        self._gave, self._spared = measured, False
         if now - self._began >= MINUTE:
             measured = min(measured, max(minute, 1) / MINUTE)
         self.set_rate(min(self.rate, measured) * _STEP_BACK, now)

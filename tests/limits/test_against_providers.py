@@ -365,3 +365,31 @@ def test_refusals_by_chance_do_not_stop_a_run() -> None:
     assert outcome.answered == 3000
     assert outcome.seconds < 30
     assert outcome.share_refused <= 0.03
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("retry_after", [True, False])
+def test_a_limit_by_the_second_is_found_without_a_word(retry_after: bool, seed: int) -> None:
+    """Ten at once and ten a second: what the first refusal came after is no minute's quota."""
+    server = ProviderLimits(rpm=600, burst=10)
+    outcome = simulate(server, headers=None, retry_after=retry_after, requests=10**6, lasts=180, seed=seed)
+    assert outcome.let_in(60, 180) >= 0.95 * 1200
+    assert outcome.share_refused <= 0.02
+
+
+class Moody(Simulation):
+    """A provider without limits that turns away one request in a thousand all the same, and says nothing."""
+
+    def _arrive(self, ticket: Ticket) -> None:
+        if self.random.random() < 0.001:
+            call = self.calls.pop(ticket)
+            self.at(self.now + 0.02, lambda: self._refused(ticket, call, {}, None))
+        else:
+            super()._arrive(ticket)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_provider_that_seldom_refuses_by_chance_is_hardly_slower(seed: int) -> None:
+    outcome = Moody(Scene(ProviderLimits(), headers=None, requests=20_000, seed=seed)).run()
+    assert outcome.answered == 20_000
+    assert outcome.seconds <= 90  # 63 s without refusals
