@@ -334,6 +334,22 @@ def test_headers_that_speak_of_a_shared_limit_are_no_news_unless_they_tell_a_sma
         assert [pool.quotas["rpm"].limit for pool in found if "rpm" in pool.quotas] == ([1000] if learned else [])
 
 
+def test_what_headers_say_of_a_stranger_is_for_all_who_share_a_limit(tmp_path: Path) -> None:
+    where = tmp_path / "limits.db"
+    with FakeProvider(rpm=200) as telling:
+        stranger = Client(RateLimiter(learn=False))
+        for _ in range(200):
+            stranger.completion(MODEL, MESSAGES, num_retries=0, **options(telling))
+        made = Client(RateLimit("openai/*", rpm=200), store=where)
+        made.completion(MODEL, MESSAGES, **options(telling))
+        until = time.monotonic() + 30
+        while (left := open_store(where).look("default").left["openai/*/rpm"]) > 150:
+            assert time.monotonic() < until, f"{left} left: nobody told the store"
+            time.sleep(0.02)
+        found = [pool for pool in made.limiter.status(MODEL).limits if pool.learned]
+        assert not any("rpm" in pool.quotas for pool in found)
+
+
 def test_the_settings_may_say_where_limits_are_shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def shared(made: Client) -> bool:
         return any(pool.leased is not None for pool in made.limiter.status().limits)

@@ -87,15 +87,12 @@ class Keeper:
         limiter._after()
 
     def hear(self, ticket: Ticket, word: Word) -> Word:
-        """Under the limiter's lock: what is left of an answer's word for the process itself to learn from.
-
-        A refusal is for everybody to learn from.
-        """
+        """Under the limiter's lock: what is left of an answer's word for the process itself to learn from."""
         passage = ticket.passage if ticket.lane.buckets is None else None
         if not word.told or passage is None:
             return word
         told = self.leases.hear(ticket.lane.pools, word.told, passage.sent_at, self._clock())
-        return word if word.verdict == "refused" else word._replace(told=tuple(told))
+        return word._replace(told=tuple(told))
 
     # -- in the thread ---------------------------------------------------------------------------------------
 
