@@ -35,8 +35,10 @@ _FEW: Final = 10
 _ALIKE: Final = 2.0
 _MUCH_MORE: Final = 4.0
 
-# Less let in than between the two refusals before: it was not for want of anything. That counts every other time.
+# Less let in than between the two refusals before, and yet a good many: it was not for want of anything. That counts
+# every other time.
 _LESS: Final = 0.985
+_MANY: Final = 50
 
 # Growth with each request that the pace holds up, and with each second; it doubles with so many of both that go well.
 # Growing back by a step takes about a hundred of them, doubling the pace three hundred.
@@ -253,7 +255,7 @@ class Pace:
     def _learn(self, went: float, seconds: float, minute: float, now: float) -> None:
         """So many were let in between two refusals, in so many seconds, and so many in the minute before."""
         measured = (went + (went < _FEW)) / seconds
-        if self.even is not None and went >= _FEW and measured < _LESS * self._gave and not self._spared:
+        if self.even is not None and went >= _MANY and measured < _LESS * self._gave and not self._spared:
             self._spared = True
             return
         quota = self._quota

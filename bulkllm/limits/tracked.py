@@ -17,7 +17,7 @@ from .bucket import Grain, SlidingWindow, TokenBucket
 from .pool import Amounts
 from .spec import OUTPUT_TOKENS, REQUESTS, WITH_OUTPUT, Window
 from .trail import GRAIN, Trail
-from .undecided import Question, Undecided
+from .undecided import EARLIER, Question, Undecided
 
 # Answers that come within this many seconds of each other count together as one correction.
 _SETTLES_IN: Final = 1.0
@@ -67,6 +67,7 @@ class Claim:
         "before",
         "grain",
         "level",
+        "most_room",
         "open",
         "room",
         "room_base",
@@ -84,6 +85,7 @@ class Claim:
         self.open = 0.0
         self.base = 0.0
         self.room = math.inf  # if it may be a bucket or a window, what was left in the window
+        self.most_room = math.inf  # if what leaves our window soon had left the provider's already
         self.room_base = 0.0
         self.before = 0.0
         self.slot: _Slot | None = None
@@ -212,6 +214,7 @@ class Tracked:
         claim.sent_at = now
         if isinstance(meter, Undecided):
             claim.level, claim.room = meter.bucket.remaining(now), meter.room(now)
+            claim.most_room = meter.room(now, EARLIER) if meter.question.answer is None else claim.room
         else:
             claim.level = meter.remaining(now)
         claim.open = self._open
@@ -270,7 +273,8 @@ class Tracked:
         meter = self.meter
         in_window = self._off(claim, remaining, claim.room + self._room_corrections - claim.room_base)
         counts_both = isinstance(meter, Undecided) and meter.question.answer is None
-        if counts_both and in_window > _SURELY * self.rounding and self.dimension not in WITH_OUTPUT:
+        beyond = in_window - (claim.most_room - claim.room)
+        if counts_both and beyond > _SURELY * self.rounding and self.dimension not in WITH_OUTPUT:
             self.question.answer = "bucket"  # more is left than a window could have, whoever else uses it
             counts_both = False
         if isinstance(meter, Undecided) and meter.question.answer == "sliding":

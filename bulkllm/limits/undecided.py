@@ -16,6 +16,10 @@ from .spec import WITH_OUTPUT, Window
 _ENOUGH: Final = 3
 
 
+EARLIER: Final = 1.0
+"""The provider's window may be so many seconds before ours: what fits into ours by then shows nothing."""
+
+
 class Question:
     """Which of the two a limit is; all its dimensions share one.
 
@@ -85,7 +89,7 @@ class Undecided(SlidingWindow):
     def _is_beyond(self, amount: float, now: float) -> bool:
         """Whether a window could not let this in, however little of its output and of what is under way it counts."""
         surely = -self.open if self.dimension in WITH_OUTPUT else amount
-        return super().ready_at(surely, now) > now
+        return super().ready_at(surely, now) > now + EARLIER
 
     def take(self, amount: float, now: float) -> None:
         """Take an amount: pending until it is sent."""
@@ -118,9 +122,15 @@ class Undecided(SlidingWindow):
             return super().remaining(now)
         return self.bucket.remaining(now)
 
-    def room(self, now: float) -> float:
-        """What would fit now if it is a window."""
-        return super().remaining(now)
+    def room(self, now: float, early: float = 0.0) -> float:
+        """What would fit now if it is a window, and one from which everything leaves so much earlier than from ours."""
+        room = super().remaining(now)
+        if early:
+            for grain in self._grains:
+                if grain.stamp + self.period > now + early:
+                    break
+                room += grain.amount
+        return room
 
     def correct(self, amount: float, now: float) -> None:
         """Somebody else took this much now; or, if negative, this much less was taken than is counted."""

@@ -310,6 +310,13 @@ class TestHeaders:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_burst_that_leaves_a_window_a_moment_earlier_shows_no_bucket(seed: int) -> None:
+    half, full = ProviderLimits(rpm=30, window="sliding"), ProviderLimits(rpm=60, window="sliding")
+    outcome = simulate(full, requests=10**6, lasts=420, changes=((180, half),), latency=(0.24, 0.36), seed=seed)
+    assert outcome.let_in(270, 390) >= 0.9 * 60
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_small_bucket_is_noticed(seed: int) -> None:
     outcome = simulate(ProviderLimits(rpm=600, burst=10), requests=1500, seed=seed)
     within(outcome, 150.0, 0.05, 0.01)
