@@ -120,6 +120,7 @@ class Discovered(Pool):
         "_blamed_at",
         "_brakes",
         "_burst",
+        "_careful",
         "_lag",
         "_live",
         "_rumours",
@@ -143,6 +144,7 @@ class Discovered(Pool):
         self.closing: Closing | None = None  # the latest one, until something was let in after it
         self.pace = Pace(now)
         self.crowd = Crowd(careful=careful)
+        self._careful = careful
         self.max_in_flight = self.crowd.most
         self.news = False  # something was learned that is worth remembering
         self._brakes: tuple[Brake, ...] = ()
@@ -374,7 +376,15 @@ class Discovered(Pool):
             self.pace.count_refused(passage.number, now)
             self.close(now + (_PAUSE if retry_after is None else retry_after))
             return
-        pause = self.pace.refuse(passage.number, sent_at, now, retry_after, self.question.answer)
+        pause = self.pace.refuse(
+            passage.number,
+            sent_at,
+            now,
+            retry_after,
+            self.question.answer,
+            often=self._share_refused >= _OFTEN,
+            bound=not self._careful,
+        )
         if pause is not None:
             self.close(now + pause)
             self.crowd.free()

@@ -18,6 +18,7 @@ import math
 from typing import Final
 
 from .bucket import Grain, Meter, SlidingWindow, TokenBucket
+from .chance import Chance
 from .spec import REQUESTS, Window
 from .trail import GRAIN, MINUTE, Mark, Trail
 
@@ -45,6 +46,9 @@ _MANY: Final = 50
 _GROWTH: Final = 0.0002
 _DOUBLES_WITH: Final = 60.0
 _LARGEST_GROWTH: Final = 0.25  # a second
+
+# Once refusals are known to come by chance: so much faster at once, and then it grows.
+_TAKE_HEART: Final = 1.5
 
 # What the last minute let in confirms a pace that is at most so much above it; only then it may grow.
 _CONFIRMED: Final = 1.25
@@ -96,6 +100,7 @@ class Pace:
     __slots__ = (
         "_began",
         "_bursts_since",
+        "_chance",
         "_counted",
         "_empty",
         "_filled",
@@ -135,6 +140,7 @@ class Pace:
         self._spared = False  # the last refusal did not
         self._grown_at = now
         self._bursts_since = now
+        self._chance = Chance()
 
     @property
     def meters(self) -> tuple[Meter, ...]:
@@ -187,7 +193,15 @@ class Pace:
     # -- refusals --------------------------------------------------------------------------------------------
 
     def refuse(
-        self, number: int, sent_at: float, now: float, retry_after: float | None = None, window: Window | None = None
+        self,
+        number: int,
+        sent_at: float,
+        now: float,
+        retry_after: float | None = None,
+        window: Window | None = None,
+        *,
+        often: bool = True,
+        bound: bool = False,
     ) -> float | None:
         """A request was refused, and no limit that we know of accounts for it.
 
@@ -197,6 +211,8 @@ class Pace:
             now: seconds.
             retry_after: how long the provider asks to wait, if it does.
             window: how the provider counts, if that is known.
+            often: many of the last requests were refused, so that it is not by chance.
+            bound: a limit that we know of bounds how fast requests go, so that a refusal says something already.
 
         Returns:
             How long to let nothing go; None if it was no news: one burst is one lesson.
@@ -205,6 +221,12 @@ class Pace:
         trail, before = self.trail, self._empty
         if before is not None and number <= self._heard:
             return None
+        if self._chance.is_assumed(number, often=often):
+            return None
+        if not self.meters and not often and not bound and (retry_after is None or retry_after <= _SHORT):
+            # Now and then a provider is busy. (Where it asks for more than that, it counts something.)
+            self._empty = None
+            return self._pause(now) if retry_after is None else retry_after
         empty = Mark(sent_at, number, trail.let_in - (trail.sent - number))
         self._empty, self._heard, self._heard_at = empty, trail.sent, now
         went = math.inf if before is None else empty.let_in - before.let_in
@@ -214,6 +236,12 @@ class Pace:
             self._shut_at = sent_at
         else:
             self._misses += 1
+        if before is not None and went > 0:
+            as_fast_as = self._chance.lesson(went, self.rate, trail.sent)
+            if as_fast_as is not None:
+                if self.even is not None and self.window is None:
+                    self.set_rate(min(as_fast_as, self.rate * _TAKE_HEART), now)
+                return self._pause(now) if retry_after is None else retry_after
         # What was sent at about the same time may have come before it.
         self._counted = trail.sent_by(sent_at + GRAIN)
         self._filled = False
