@@ -123,9 +123,9 @@ class Core:
         Raises:
             ImpossibleRequest: it needs more than a limit's whole quota.
         """
-        lane = ticket.lane
-        if not lane.group.waiting and self._grant_at_once(ticket, now):
+        if self.grant_at_once(ticket, now):
             return True
+        lane = ticket.lane
         check_possible(ticket)
         self._serial += 1
         ticket.stand_in_line((-math.inf if front else now - priority * PRIORITY_SECONDS, self._serial), patience)
@@ -134,6 +134,23 @@ class Core:
         else:
             self._enqueue(ticket, now)
         return ticket.state == GRANTED
+
+    def grant_at_once(self, ticket: Ticket, now: float) -> bool:
+        """Grant a ticket if nobody stands before it and all pools let it go now.
+
+        Raises:
+            ImpossibleRequest: it needs more than a limit's whole quota.
+        """
+        lane = ticket.lane
+        if lane.group.waiting:
+            return False
+        if lane.buckets is not None:
+            return take_at_once(ticket, lane.buckets, now)
+        check_possible(ticket)
+        if lane.ready_at(ticket.amounts, now) <= now:
+            self._grant(ticket, now)
+            return True
+        return False
 
     def try_request(self, ticket: Ticket, now: float) -> bool:
         """Grant a ticket if it need not wait; otherwise forget it."""
@@ -163,7 +180,7 @@ class Core:
                 self._hear(ticket, now, word)
             ticket.state = SETTLED
             self._give_back(ticket, now, actual)
-            if not frees(ticket, actual):
+            if not ticket.lane.group.waiting or not frees(ticket, actual):
                 return
         elif ticket.state == WAITING:
             ticket.state = SETTLED
@@ -340,17 +357,6 @@ class Core:
         self._grant(ticket, as_of)
         self._waited(ticket, now)
         self.granted.append(ticket)
-
-    def _grant_at_once(self, ticket: Ticket, now: float) -> bool:
-        """Grant a ticket if all pools let it go now."""
-        lane = ticket.lane
-        if lane.buckets is not None:
-            return take_at_once(ticket, lane.buckets, now)
-        check_possible(ticket)
-        if lane.ready_at(ticket.amounts, now) <= now:
-            self._grant(ticket, now)
-            return True
-        return False
 
     def _waited(self, ticket: Ticket, now: float) -> None:
         """Keep the books of what time goes on."""

@@ -98,21 +98,11 @@ class Shell:
                     self._take_in()
                 now = self._clock()
                 ticket = reservation._ticket = Ticket(lane, reservation._amounts)
-                if core.request(
-                    ticket,
-                    now,
-                    priority=reservation.priority,
-                    front=reservation.front,
-                    patience=reservation._patience,
-                ):
+                if core.grant_at_once(ticket, now):
                     if lane.buckets is None:
                         core.stamp(ticket, now)
-                elif ticket.state != TURNED_AWAY:
-                    ticket.waiter = make_waiter()
-                    self._alarm.start()
-                    self._alarm.forward(core.next_alarm())
-                    if self._keeper is not None:
-                        self._keeper.start()
+                else:
+                    self._stand_in_line(ticket, reservation, make_waiter, now)
         except BaseException:  # impossible, no event loop, no thread to be had: it must not stay in line
             reservation.refund()
             raise
@@ -120,12 +110,28 @@ class Shell:
             if self._news or core.granted:
                 self._after()
         waiter = ticket.waiter
-        if isinstance(waiter, TaskWaiter):
-            self._help_from(waiter.loop)
-        if ticket.state == TURNED_AWAY and waiter is None and ticket.closing is not None:
+        if waiter is not None:
+            if isinstance(waiter, TaskWaiter):
+                self._help_from(waiter.loop)
+        elif ticket.state == TURNED_AWAY and ticket.closing is not None:
             reservation.refund()
             raise self._exhausted(model, ticket.closing)
         return waiter
+
+    def _stand_in_line(
+        self, ticket: Ticket, reservation: Reservation, make_waiter: Callable[[], Waiter], now: float
+    ) -> None:
+        """With the lock: let a ticket wait, unless it is turned away or goes at once after all."""
+        core = self._core
+        priority, front, patience = reservation.priority, reservation.front, reservation._patience
+        if core.request(ticket, now, priority=priority, front=front, patience=patience):
+            core.stamp(ticket, now)
+        elif ticket.state != TURNED_AWAY:
+            ticket.waiter = make_waiter()
+            self._alarm.start()
+            self._alarm.forward(core.next_alarm())
+            if self._keeper is not None:
+                self._keeper.start()
 
     def _help_from(self, loop: AbstractEventLoop) -> None:
         """In an event loop's own thread: it runs, and may ring for those who wait."""

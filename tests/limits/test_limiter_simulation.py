@@ -98,9 +98,9 @@ class WatchedCore(Core):
         self.clock = 5_000.0
         self.servers = {pool: Server(pool) for pool in self.pools}
 
-    def _grant_at_once(self, ticket: Ticket, now: float) -> bool:
-        fits = ticket.lane.ready_at(ticket.amounts, now) <= now
-        granted = super()._grant_at_once(ticket, now)
+    def grant_at_once(self, ticket: Ticket, now: float) -> bool:
+        fits = not ticket.lane.group.waiting and ticket.lane.ready_at(ticket.amounts, now) <= now
+        granted = super().grant_at_once(ticket, now)
         larger = any(
             ticket.amounts[meter.dimension] > meter.capacity for pool in ticket.lane.pools for meter in pool.meters
         )
