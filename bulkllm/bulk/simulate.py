@@ -17,7 +17,6 @@ from typing import Final, NamedTuple
 from ..limits import RateLimit
 from ..limits.charging import charged, expected
 from ..limits.core import Core
-from ..limits.discovery import LET_IN
 from ..limits.estimate import Estimate, Size, TokenEstimator
 from ..limits.lanes import GRANTED, Lane, Ticket
 from ..limits.learned import LearnedLimits
@@ -25,6 +24,7 @@ from ..limits.origin import Origin
 from ..limits.pool import Amounts, Pool
 from ..limits.reservation import amounts_of
 from ..limits.status import status_of
+from ..limits.word import LET_IN
 from .deployments import soonest
 
 SIMULATED: Final = 10_000

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ..limits.discovery import LET_IN, Word
 from ..limits.feedback import observe
 from ..limits.spent import LONG, spent_by
+from ..limits.word import LET_IN, Word
 from .call import Call
 from .failure import Failure
 from .lane import Lane

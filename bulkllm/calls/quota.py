@@ -15,8 +15,8 @@ from ..accounting import Usage
 from ..errors import QuotaExhausted
 from ..limits import Reservation
 from ..limits.charging import charged, expected
-from ..limits.discovery import UNTOLD, Word
 from ..limits.estimate import Estimate
+from ..limits.word import UNTOLD, Word
 from .account import Account
 from .call import Call
 from .effects import Effect, Reserve

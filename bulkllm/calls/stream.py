@@ -14,8 +14,8 @@ from typing import Any, Protocol, Self
 
 from ..accounting import Usage, UsageRecord
 from ..limits import Reservation
-from ..limits.discovery import Word
 from ..limits.estimate import Estimate
+from ..limits.word import Word
 from .account import Account, attach_to_error
 from .call import Call
 from .closing import aclose_source, close_source

@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from .discovery import Discovered, Word
+from .discovery import Discovered
 from .grants import check_possible, frees, give_back, hear, stamp, take, take_at_once
 from .lanes import GRANTED, NEW, SETTLED, TURNED_AWAY, WAITING, Group, Lane, Ticket
 from .learned import LearnedLimits
@@ -29,6 +29,7 @@ from .origin import Origin
 from .pool import Amounts, Pool
 from .spec import RateLimit
 from .undecided import Question
+from .word import Word
 
 # One level of priority counts as having arrived this many seconds earlier: it goes before whoever came in the
 # meantime and after whoever has waited longer than that, so that no level starves another.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from .brake import Brake
 from .bucket import Meter, TokenBucket
@@ -24,15 +24,10 @@ from .spec import REQUESTS, Window
 from .spent import DAYS, Spent
 from .tracked import SHUFFLED, Claim, Tracked
 from .undecided import Question, Undecided
+from .word import Closing, Word, closing_for
 
 # Seconds that nothing goes after a refusal that does not say how long, and that a limit we know of accounts for.
 _PAUSE: Final = 0.5
-
-UNTOLD: Final = 900.0
-"""Seconds that nothing goes after a refusal for a quota of a day or longer, where nobody knows until when. Where the
-time that was told turned out to be too short, the next pause is twice as long, up to this."""
-_SHORTEST: Final = 1.0
-_MOST_DOUBLINGS: Final = 10
 
 # So large a share of the last requests refused, and there is a limit that the provider does not tell.
 _OFTEN: Final = 0.2
@@ -50,39 +45,6 @@ _LARGEST_SHUFFLED: Final = 2.0
 # comes again within so many requests.
 _RARE: Final = 50
 _NEXT_TO_EMPTY: Final = 2.0
-
-
-class Word(NamedTuple):
-    """What an answer said of the limits.
-
-    Attributes:
-        verdict: the request was let in, refused for now, or met a provider without capacity.
-        told: what the headers say.
-        retry_after: seconds that the provider asks to wait, if it does.
-        spent: the quota of a day or longer that a refusal says is spent.
-    """
-
-    verdict: Literal["let in", "refused", "overloaded"]
-    told: tuple[Observation, ...] = ()
-    retry_after: float | None = None
-    spent: Spent | None = None
-
-
-LET_IN: Final = Word("let in")
-
-
-class Closing(NamedTuple):
-    """A pool is closed, for a quota of a day or longer is spent.
-
-    Attributes:
-        quota: which; empty where the provider does not say.
-        until: when requests go again.
-        again: how often it was still spent when it was to open.
-    """
-
-    quota: str
-    until: float
-    again: int = 0
 
 
 class Knowledge(NamedTuple):
@@ -271,26 +233,11 @@ class Discovered(Pool):
         """A quota of a day or longer is spent: no pace is to blame.
 
         When it opens one request goes first, and then more and more: the quota may be spent still, or refilled by a
-        few requests only. Where it is spent still, the next attempt comes later and later, for some providers name a
-        few seconds for what comes back at midnight.
+        few requests only.
         """
         self.pace.count_refused(passage.number, now)
-        pause = UNTOLD if spent.seconds is None else spent.seconds
-        before = self.closing
-        if before is None:
-            self._close_for(Closing(spent.quota, now + pause))
-        elif passage.sent_at < before.until:  # it was under way: this is still the same closing
-            self._close_for(before._replace(until=max(before.until, now + pause)))
-        else:
-            again = min(before.again + 1, _MOST_DOUBLINGS)
-            longer = min(max(pause, _SHORTEST) * 2.0**again, UNTOLD)
-            if spent.turns_in is not None:
-                longer = min(longer, spent.turns_in)
-            self._close_for(Closing(spent.quota, now + max(pause, longer), again))
-
-    def _close_for(self, closing: Closing) -> None:
-        self.closing = closing
-        self.opening.close(closing.until, gently=False)
+        self.closing = closing_for(self.closing, spent, passage.sent_at, now)
+        self.opening.close(self.closing.until, gently=False)
         self.crowd.reopen()  # more goes only with the answers
         self.max_in_flight = self.crowd.most
 

@@ -11,11 +11,12 @@ from typing import Final
 
 from ..errors import ImpossibleRequest
 from .bucket import TokenBucket, give_back_all, take_all
-from .discovery import Discovered, Word, next_to_empty
+from .discovery import Discovered, next_to_empty
 from .lanes import GRANTED, Ticket
 from .pool import Amounts
 from .spec import OUTPUT_TOKENS, REQUESTS, WITH_OUTPUT
 from .undecided import Question, Undecided
+from .word import Word
 
 # How long after its grant a request is taken to be sent at the latest, where its owner says when. A busy event loop
 # sends a few tenths of a second later; whoever takes longer must not stop a bucket from refilling for others.

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import StoreUnavailable
 from .alarm import Alarm
-from .discovery import Word
 from .lanes import Ticket
 from .leases import PAUSE, TELL_AFTER, Correction, Leases
 from .sharing import Sharing
 from .stores import Claim, open_store
+from .word import Word
 
 if TYPE_CHECKING:
     from .shell import Shell

@@ -10,10 +10,11 @@ import math
 from typing import Final, Protocol
 
 from .bucket import Grain, TokenBucket
-from .discovery import Closing, Discovered, Passage
+from .discovery import Discovered, Passage
 from .pool import Amounts, Pool
 from .spec import REQUESTS
 from .undecided import Question
+from .word import Closing
 
 # A ticket's life.
 NEW: Final = 0

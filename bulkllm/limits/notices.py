@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from .discovery import Discovered, Word
+from .discovery import Discovered
+from .word import Word
 
 logger = logging.getLogger(__name__)
 

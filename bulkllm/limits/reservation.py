@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final, Self, cast
 
 from .._waiters import TaskWaiter, ThreadWaiter
 from ..errors import ConfigError, LimitTimeout
-from .discovery import Word
 from .lanes import GRANTED, TURNED_AWAY, Ticket
 from .origin import Origin
 from .pool import Amounts
+from .word import Word
 
 if TYPE_CHECKING:
     from .shell import Shell

@@ -22,7 +22,7 @@ from .._waiters import TaskWaiter
 from ..errors import QuotaExhausted
 from .alarm import Alarm
 from .core import Core
-from .discovery import Closing, Discovered, Word
+from .discovery import Discovered
 from .lanes import TURNED_AWAY, Lane, Ticket, Waiter
 from .memory import LimitMemory
 from .notices import Notices
@@ -31,6 +31,7 @@ from .pool import Amounts
 from .reservation import HEARD, PASS_OVER, SENT, SETTLE, STAMP, Reservation
 from .sharing import Sharing
 from .spec import RateLimit
+from .word import Closing, Word
 
 if TYPE_CHECKING:
     from .keeper import Keeper

@@ -38,10 +38,10 @@ from bulkllm.calls.lane import Answer, Target
 from bulkllm.calls.parts import Parts
 from bulkllm.calls.quota import quota_of
 from bulkllm.calls.stream import CallStream
-from bulkllm.limits.discovery import Word
 from bulkllm.limits.origin import Origin
 from bulkllm.limits.profiles import profile_of
 from bulkllm.limits.spent import Spent
+from bulkllm.limits.word import Word
 from bulkllm.testing import FakeClock
 
 MODEL = "openai/gpt-5-mini"

@@ -20,13 +20,13 @@ import pytest
 
 from bulkllm.limits.charging import charged, expected
 from bulkllm.limits.core import Core
-from bulkllm.limits.discovery import Word
 from bulkllm.limits.estimate import Estimate, Size, TokenEstimator
 from bulkllm.limits.feedback import observe
 from bulkllm.limits.lanes import GRANTED, Ticket
 from bulkllm.limits.origin import Origin
 from bulkllm.limits.profiles import Profile, profile_for
 from bulkllm.limits.spec import RateLimit, Window
+from bulkllm.limits.word import Word
 from bulkllm.testing.headers import HeaderStyle, limit_headers
 from bulkllm.testing.limits import Charge, ChargeRule, Pool, ProviderLimits, charge_for
 

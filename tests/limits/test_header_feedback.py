@@ -15,12 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bulkllm.limits.core import Core
-from bulkllm.limits.discovery import Discovered, Word
+from bulkllm.limits.discovery import Discovered
 from bulkllm.limits.feedback import observe
 from bulkllm.limits.lanes import GRANTED, Ticket
 from bulkllm.limits.origin import Origin
 from bulkllm.limits.profiles import profile_of
 from bulkllm.limits.spec import RateLimit, Window
+from bulkllm.limits.word import Word
 from bulkllm.testing.limits import ProviderLimits
 from tests.limits.test_against_providers import Scene, Simulation, told
 

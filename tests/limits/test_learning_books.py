@@ -16,7 +16,7 @@ from bulkllm.errors import LimitTimeout, QuotaExhausted
 from bulkllm.limits import RateLimit, RateLimiter, Reservation
 from bulkllm.limits.bucket import SlidingWindow
 from bulkllm.limits.core import Core
-from bulkllm.limits.discovery import Discovered, Word
+from bulkllm.limits.discovery import Discovered
 from bulkllm.limits.feedback import Observation
 from bulkllm.limits.lanes import Ticket
 from bulkllm.limits.origin import Origin
@@ -24,6 +24,7 @@ from bulkllm.limits.profiles import profile_for
 from bulkllm.limits.spec import OUTPUT_TOKENS
 from bulkllm.limits.spent import Spent
 from bulkllm.limits.undecided import Undecided
+from bulkllm.limits.word import Word
 
 OPERATIONS = 12_500  # of each of eight threads
 PROFILES = {name: profile_for(name) for name in ("together_ai", "anthropic", "groq")}

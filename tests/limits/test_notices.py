@@ -10,13 +10,14 @@ import pytest
 
 from bulkllm.errors import LimitTimeout
 from bulkllm.limits import RateLimit, RateLimiter, notices
-from bulkllm.limits.discovery import LET_IN, Knowledge, Word
+from bulkllm.limits.discovery import Knowledge
 from bulkllm.limits.feedback import Observation
 from bulkllm.limits.memory import LimitMemory
 from bulkllm.limits.origin import Origin, Origins
 from bulkllm.limits.profiles import HeaderNames
 from bulkllm.limits.reservation import Reservation
 from bulkllm.limits.spent import Spent
+from bulkllm.limits.word import LET_IN, Word
 from bulkllm.testing import FakeClock
 
 MODEL = "openai/gpt-5"

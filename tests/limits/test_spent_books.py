@@ -8,12 +8,12 @@ import random
 import pytest
 
 from bulkllm.limits.core import Core
-from bulkllm.limits.discovery import LET_IN, Word
 from bulkllm.limits.lanes import GRANTED, NEW, SETTLED, TURNED_AWAY, WAITING, Ticket
 from bulkllm.limits.origin import Origin
 from bulkllm.limits.profiles import profile_of
 from bulkllm.limits.spec import RateLimit
 from bulkllm.limits.spent import Spent
+from bulkllm.limits.word import LET_IN, Word
 
 ONE = (1.0, 0.0, 0.0, 0.0)
 MODELS = ("gemini/a", "gemini/b")

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from bulkllm.limits.core import Core
-from bulkllm.limits.discovery import LET_IN, UNTOLD, Discovered, Word
+from bulkllm.limits.discovery import Discovered
 from bulkllm.limits.lanes import GRANTED, SETTLED, TURNED_AWAY, WAITING, Ticket
 from bulkllm.limits.origin import Origin
 from bulkllm.limits.profiles import profile_of
 from bulkllm.limits.spec import RateLimit
 from bulkllm.limits.spent import Spent, patience_of
 from bulkllm.limits.status import status_of
+from bulkllm.limits.word import LET_IN, UNTOLD, Word
 
 MODEL = "gemini/m"
 HOUR = 3_600.0

@@ -11,10 +11,10 @@ import pytest
 
 from bulkllm.errors import ConfigError, LimitTimeout, QuotaExhausted
 from bulkllm.limits import RateLimit, RateLimiter, Reservation
-from bulkllm.limits.discovery import LET_IN, Word
 from bulkllm.limits.origin import Origin
 from bulkllm.limits.profiles import profile_of
 from bulkllm.limits.spent import Spent
+from bulkllm.limits.word import LET_IN, Word
 from bulkllm.testing import FakeClock
 
 MODEL = "gemini/m"

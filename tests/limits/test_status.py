@@ -10,9 +10,9 @@ import pytest
 
 from bulkllm.errors import LimitTimeout
 from bulkllm.limits import RateLimit, RateLimiter
-from bulkllm.limits.discovery import Word
 from bulkllm.limits.origin import origins
 from bulkllm.limits.status import LimitStatus
+from bulkllm.limits.word import Word
 from bulkllm.testing import FakeClock
 
 FIVES = RateLimit(["openai/gpt-5*"], rpm=2, max_in_flight=1, name="the fives", window="bucket")
