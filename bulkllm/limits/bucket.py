@@ -149,6 +149,7 @@ class SlidingWindow:
         "_pending",
         "_unsent",
         "_used",
+        "_widened_at",
         "_width",
         "capacity",
         "dimension",
@@ -168,6 +169,7 @@ class SlidingWindow:
         self._unsent = 0  # how many make up what is pending
         self._used = 0.0
         self.margin = period / _MARGIN
+        self._widened_at = -math.inf
         self._width = period / _GRAIN
         self._grains: deque[Grain] = deque()
 
@@ -233,9 +235,18 @@ class SlidingWindow:
         self._expire(now)
         return self.capacity - self._used - self._pending
 
-    def widen(self) -> None:
-        """A request was refused although there was room: it had come before its place was free."""
-        self.margin = min(2 * self.margin, self.period / _LARGEST_MARGIN)
+    def widen(self, sent_at: float, now: float) -> bool:
+        """A request was refused although there was room. Says whether that is because it came too early.
+
+        A busy program is late with a burst, and a minute later in time with what takes its place. What was sent
+        before the margin was last widened says nothing new.
+        """
+        if sent_at >= self._widened_at:
+            if self.margin >= self.period / _LARGEST_MARGIN:
+                return False
+            self.margin = min(2 * self.margin, self.period / _LARGEST_MARGIN)
+            self._widened_at = now
+        return True
 
     def resize(self, quota: float, now: float) -> None:  # noqa: ARG002 - a bucket needs to know when
         """Go on with another quota a period; what was sent stays counted."""

@@ -144,15 +144,18 @@ def hear(ticket: Ticket, now: float, word: Word) -> None:
 def _accounts_for(ticket: Ticket, discovered: Discovered, now: float) -> bool:
     """Whether a configured limit was next to empty, so that a refusal says no more than that clocks differ."""
     passage = ticket.passage
-    if passage is None or not discovered.may_be_close(passage):
+    if passage is None:
         return False
     for pool in ticket.lane.pools:
-        for meter in pool.meters:
-            if next_to_empty(meter, passage.sent_at, now):
-                discovered.was_close(passage)
-                for window in pool.windows:
-                    window.widen()
+        if not any(next_to_empty(meter, passage.sent_at, now) for meter in pool.meters):
+            continue
+        if pool.window == "sliding":
+            came_early = [window.widen(passage.sent_at, now) for window in pool.windows]
+            if any(came_early):
                 return True
+        if discovered.may_be_close(passage):
+            discovered.was_close(passage)
+            return True
     return False
 
 

@@ -151,8 +151,9 @@ class LeasedMeter(SlidingWindow):
         """What is left for everybody, as far as the store has told, and what is held here."""
         return self.everywhere + self.free(now)
 
-    def widen(self) -> None:
+    def widen(self, sent_at: float, now: float) -> bool:  # noqa: ARG002 - as any window's
         """A margin of ours alone would be of no use: the store counts for everybody."""
+        return False
 
     # -- while the store is away -------------------------------------------------------------------------------
 

@@ -335,3 +335,17 @@ def test_fractions_of_tokens_leave_nothing_behind(taken: list[float]) -> None:
     assert window.ready_at(1e9, 10.0) < math.inf, "nothing is pending, so time alone must be enough"
     assert window.ready_at(1e9, 100.0) == 100.0
     assert window.remaining(100.0) == 1e9
+
+
+def test_a_window_widens_once_for_all_that_were_sent_before_it_knew_and_up_to_a_bound() -> None:
+    window = SlidingWindow("rpm", 0, 600, 60.0)
+    first = window.margin
+    assert window.widen(sent_at=100.0, now=100.1)
+    assert window.margin == 2 * first
+    assert window.widen(sent_at=100.05, now=100.2)  # no news
+    assert window.margin == 2 * first
+    now = 101.0
+    while window.widen(sent_at=now, now=now):
+        now += 1.0
+    assert window.margin == 2.0
+    assert not window.widen(sent_at=now + 1, now=now + 1), "what comes so much too early does so for another reason"
