@@ -29,7 +29,7 @@ os.environ["BULKLLM_STATE_DIR"] = tempfile.mkdtemp(prefix="bulkllm-benchmark-") 
 
 from peers import environments
 
-from bulkllm import Client, RateLimit, RateLimiter
+from bulkllm import Client, Profile, RateLimit, RateLimiter, register_profile
 from bulkllm.testing import FakeProvider
 
 PEERS = ("lm-deluge", "async-batch-llm", "infermesh")
@@ -71,7 +71,7 @@ SCENES = {
     "wrong": Scene("bucket of 300, told 600", {"rpm": 300}, limit(), 120.3, long=True),
     "silent": Scene("bucket, limit not known, no headers", {"rpm": RPM, "headers": None}, [], 150.3, 2100, long=True),
     "tokens": Scene(
-        "120,000 tokens a minute by max_tokens of 200, answers far shorter",
+        "120,000 tokens a minute by max_tokens of 200, answers far shorter, a profile says so",
         {"tpm": 120_000, "charge": "max_tokens"}, [RateLimit("openai/*", tpm=120_000)], 30.3, max_tokens=200,
     ),
     "foreign": Scene("bucket, somebody else uses 40 %", {"rpm": RPM}, limit(window="bucket"), 50.3, foreign=4.0),
@@ -102,6 +102,9 @@ def serving(scene: Scene) -> Any:
 async def play(scene: Scene) -> tuple[float, int, int]:
     """Seconds, refusals, failures."""
     with serving(scene) as server:
+        if scene.max_tokens is not None:
+            host = server.url.removeprefix("http://")
+            register_profile(Profile(name="charges max_tokens", hosts=[host], charges="max_tokens", window="bucket"))
         client = Client(RateLimiter(scene.told))
         options = where(server) | ({} if scene.max_tokens is None else {"max_tokens": scene.max_tokens})
         numbers = iter(range(scene.requests))

@@ -224,7 +224,7 @@ def test_a_refusal_with_a_time_holds_all_calls_back_until_then() -> None:
 def test_a_refusal_without_a_time_is_tried_again_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the attempts of a call would be over long before a provider's minute is."""
     slept: list[float] = []
-    monkeypatch.setattr("bulkllm.calls.effects.time.sleep", slept.append)
+    monkeypatch.setattr("bulkllm.calls.effects.Sleep.perform", lambda effect: slept.append(effect.seconds))
     policy = RetryPolicy(max_attempts=3, base_delay=4.0, rand=lambda: 1.0)
     with FakeProvider(headers=None, faults=[Fault("status", status=429)]) as server:
         with pytest.raises(_litellm.load().RateLimitError):

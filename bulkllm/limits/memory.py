@@ -10,9 +10,10 @@ import logging
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from ..errors import ConfigError
@@ -110,6 +111,9 @@ class LimitMemory:
         while True:
             self._bell.get()
             time.sleep(_COLLECT)  # news comes in crowds
+            with suppress(Empty):
+                while True:
+                    self._bell.get_nowait()
             self.flush()
 
     def _where(self) -> Path:
