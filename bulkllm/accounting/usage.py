@@ -173,9 +173,15 @@ def _plain(raw: Mapping[str, Any]) -> Usage | None:
     if whole_input < 0 or whole_output < 0 or whole_input + whole_output != total:
         return None
     for name, value in raw.items():
-        if value and name not in _WHOLES and not (type(value) is dict and not any(value.values())):
+        if value and name not in _WHOLES and not _is_empty(value):
             return None
     return Usage(whole_input, whole_output)
+
+
+def _is_empty(details: object) -> bool:
+    """Whether details, a dict or one of LiteLLM's objects, say nothing but zeros."""
+    told = details if type(details) is dict else getattr(details, "__dict__", None)
+    return told is not None and not any(told.values()) and not getattr(details, "__pydantic_extra__", None)
 
 
 def _normalised(raw: Mapping[str, Any]) -> Usage:

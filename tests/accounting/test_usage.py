@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulkllm import _litellm
 from bulkllm.accounting import Usage
 from bulkllm.accounting.usage import COUNTS, _normalised, _plain
 from bulkllm.errors import ConfigError
@@ -455,3 +456,15 @@ def test_the_short_way_is_taken_for_what_most_providers_tell() -> None:
     details = {"cached_tokens": 0, "audio_tokens": None}
     raw = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "prompt_tokens_details": details}
     assert _plain(raw) == Usage(3, 4)
+
+
+@pytest.mark.parametrize("reasoning", [0, 7])
+def test_details_of_zeros_are_none_whether_they_are_dicts_or_objects(reasoning: int) -> None:
+    litellm = _litellm.load()
+    details = {"reasoning_tokens": reasoning, "audio_tokens": 0}
+    told = litellm.Usage(
+        prompt_tokens=8, completion_tokens=75, total_tokens=83, completion_tokens_details=details,
+        prompt_tokens_details={"cached_tokens": 0},
+    )  # fmt: skip
+    as_dict = {"prompt_tokens": 8, "completion_tokens": 75, "total_tokens": 83, "completion_tokens_details": details}
+    assert Usage.from_litellm(told) == Usage.from_litellm(as_dict) == Usage(8, 75, reasoning_tokens=reasoning)
