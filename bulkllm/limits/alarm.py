@@ -24,6 +24,10 @@ _LONGEST_SLEEP: Final = 60.0
 # How late a helping event loop may be before the thread rings in its place, and relies on it no more.
 _GRACE: Final = 0.02
 
+# A helping loop rings at most this often: where hundreds go a second, those of a hundredth go at once. They are booked
+# at the moments they were due (see LATENESS in the core), so that nothing of the rate is lost.
+_APART: Final = 0.01
+
 
 class Alarm:
     """Calls back at a moment that may be moved forward at any time.
@@ -56,7 +60,8 @@ class Alarm:
         self._at = math.inf
         self._helper: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._helped_at = math.inf  # when the helper rings
+        self._helped_at = math.inf  # when the helper rings, or a little later
+        self._rang_at = -math.inf
 
     def start(self) -> None:
         """Have the thread running. Not for finalisers: whoever begins to wait calls this."""
@@ -90,12 +95,14 @@ class Alarm:
         if self._timer is not None:
             self._timer.cancel()
         self._helped_at = at = self._at
-        self._timer = loop.call_later(max(at - self._clock(), 0.0), self._ring_from, loop, at)
+        delay = max(at, self._rang_at + _APART) - self._clock()
+        self._timer = loop.call_later(max(delay, 0.0), self._ring_from, loop, at)
 
     def _ring_from(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
         if self._helper is not loop or at != self._helped_at:
             return  # the timer of one that was too late: another has taken its place
         self._timer, self._helped_at = None, math.inf
+        self._rang_at = self._clock()
         self._ring()
         if self._at < math.inf:
             self._ring_in(loop)
