@@ -8,7 +8,10 @@ import pytest
 from bulkllm.errors import ImpossibleRequest
 from bulkllm.limits.core import Core
 from bulkllm.limits.lanes import GRANTED, NEW, SETTLED, WAITING, Ticket
+from bulkllm.limits.origin import Origin
+from bulkllm.limits.profiles import profile_for
 from bulkllm.limits.spec import RateLimit, Window
+from bulkllm.limits.word import Word
 
 A_BIT = 1e-6
 
@@ -622,3 +625,24 @@ def test_waiters_are_counted_for_each_limit() -> None:
     for ticket in waiting:
         world.settle(ticket)
     assert (world.core.waiting_for(slow), world.core.waiting_for(fast), world.core.waiting) == (0, 0, 0)
+
+
+def test_a_window_that_requests_come_too_early_for_widens_each_time_and_is_blamed_alone() -> None:
+    """A busy client is late with a burst, and a minute later in time with what takes its place."""
+    core = Core([RateLimit("*", rpm=10, window="sliding")])
+    origin = Origin("openai", "http://127.0.0.1/v1", "0" * 12, profile_for("openai", "http://127.0.0.1/v1"))
+    lane = core.lane("openai/m", origin, now=0.0)
+    (window,) = core.pools[0].windows
+    first = window.margin
+    for minute in range(3):
+        now = minute * 65.0
+        for number in range(10):
+            ticket = Ticket(lane, (1.0, 0.0, 0.0, 0.0))
+            assert core.request(ticket, now)
+            core.stamp(ticket, now, really=True)
+            now += 0.2
+            word = Word("let in") if number < 9 else Word("refused", (), 0.1)
+            core.settle(ticket, now, (1.0, 0.0, 0.0, 0.0), word)
+        assert window.margin == min(first * 2 ** (minute + 1), 2.0)
+    assert lane.discovered is not None
+    assert lane.discovered.pace.rate == math.inf
