@@ -5,7 +5,7 @@ rawrow, sources, streams, tabular and tables (where rows come from) · intake an
 asked) · keytable (what is remembered of a row) · lines, journal, flush and locking (the results file) · waiting,
 pools, engine, turns, resting and leftout (which row is next, and when to give one up) · asking, structured, places,
 deployments and fallbacks (how a row is asked) · verdict and redact (what a failure means, and shows) · recorder and
-spent (what was used) · settings, callers, job, interrupts, leftalone, runner and mapping (a run, and how it is
+spent (what was used) · settings, callers, job, interrupts, collector, runner and mapping (a run, and how it is
 started) · result, flat, frames and export (what comes out, and as what) · extras · plans, reckoning, simulate and
 planning (what a run would take) · standing and progress.
 """

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 from ..accounting import Amount, Budget, UsageTracker
 from ..errors import ConfigError
 from .asking import Call
+from .collector import collector_at_rest
 from .engine import Emit, Engine
 from .intake import Intake, scan
 from .journal import Journal
 from .keytable import KeyTable
-from .leftalone import long_lived_left_alone
 from .progress import Progress, Silence, Speed, display_for
 from .recorder import Recorder
 from .result import ResultRow, RunResult
@@ -133,7 +133,7 @@ class Job:
         try:
             with self._usage, nullcontext() if self._budget is None else self._budget:
                 parts, lines = await self._in_thread(self._open)
-                with long_lived_left_alone():
+                with collector_at_rest():
                     whole = await self._ask(parts, lines, speed)
         finally:
             if self._parts is not None:
