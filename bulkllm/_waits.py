@@ -18,7 +18,9 @@ RETRIES: Final = "retries"
 """Attempts that failed before the last one, and the pauses after them."""
 IDENTICAL: Final = "identical call"
 """Waiting for an identical call under way, whose answer was then shared."""
-NOT_WAITED: Final = frozenset({RETRIES, IDENTICAL})
+PROGRAM: Final = "program"
+"""Waiting until this program had started the calls that came before: its own work, and LiteLLM's."""
+NOT_WAITED: Final = frozenset({RETRIES, IDENTICAL, PROGRAM})
 """Those that are no waiting for limits or budgets."""
 LIMITS: Final = "limits"
 """Waiting for limits where nobody told which."""
@@ -60,6 +62,10 @@ _MEANING: Final[Mapping[str, tuple[str, str]]] = {
     ),
     RETRIES: ("retries", "attempts fail: the outcomes and the errors of rows say why; fewer at once may help"),
     IDENTICAL: ("identical calls under way", "their answers were shared and cost nothing: nothing is to be raised"),
+    PROGRAM: (
+        "this program's own work",
+        "each call takes some milliseconds of CPU: share the work among processes, with a store for their limits",
+    ),
     PROVIDER: (
         "the provider's answers",
         "limits hold little up: let more requests be in flight (max_in_flight), or take a faster model",

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ..accounting import Hold
 from ..caching import Cache, Entry, Follower, Outcome
@@ -21,6 +21,7 @@ from .call import Call
 from .closing import close_source
 from .counting import TokenCounter
 from .lane import Lane
+from .starting import turn
 from .wallclock import OutOfTimeError, run_within
 
 _log = logging.getLogger(__name__)
@@ -161,6 +162,20 @@ class Reserve:
 
     async def aperform(self) -> None:
         await self.reservation.aacquire()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Let the calls start that came before in this event loop; the seconds that took. A thread need not wait."""
+
+    def perform(self) -> float:
+        return 0.0
+
+    async def aperform(self) -> float:
+        return await turn()
+
+
+START: Final = Start()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from .._waits import BUDGET, RETRIES
+from .._waits import BUDGET, PROGRAM, RETRIES
 from ..accounting import Usage, active_budgets, in_order
 from ..errors import BudgetExceeded, BulkLLMError, LimitTimeout, QuotaExhausted
 from ..limits import Reservation
 from ..limits.estimate import Estimate
 from .account import Account, attach_record, attach_to_error
 from .call import Call
-from .effects import Count, Effect, HoldBudget, Load, Send, Sleep
+from .effects import START, Count, Effect, HoldBudget, Load, Send, Sleep
 from .fold import guessed_usage
 from .hearing import word_of_answer
 from .parts import Parts
@@ -111,6 +111,12 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
             finally:
                 failed = over = None
 
+        try:
+            account.spend(PROGRAM, (yield START))
+        except BaseException:  # cancelled: nothing was sent
+            if reservation is not None:
+                reservation.refund()
+            raise
         if reservation is not None:
             reservation.mark_sent()
         account.sent()

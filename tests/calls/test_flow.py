@@ -30,7 +30,7 @@ from bulkllm.calls import record_of, record_of_error
 from bulkllm.calls.cached import cached_flow
 from bulkllm.calls.call import Call
 from bulkllm.calls.counting import TokenCounter
-from bulkllm.calls.effects import Count, Follow, HoldBudget, Load, Lookup, Reserve, Send, Sleep
+from bulkllm.calls.effects import Count, Follow, HoldBudget, Load, Lookup, Reserve, Send, Sleep, Start
 from bulkllm.calls.failure import Failure
 from bulkllm.calls.flow import call_flow
 from bulkllm.calls.fold import StreamFold
@@ -152,7 +152,7 @@ class World:
         if isinstance(effect, Load):
             self.loads += 1
             return None
-        if isinstance(effect, Reserve | HoldBudget | Lookup):
+        if isinstance(effect, Reserve | HoldBudget | Lookup | Start):
             return effect.perform()
         if isinstance(effect, Sleep):
             return self.clock.sleep(effect.seconds)
@@ -494,6 +494,18 @@ def test_cancelled_before_it_was_sent_gives_everything_back(interrupt: type[Base
 
 
 @INTERRUPTS
+def test_cancelled_before_its_turn_gives_everything_back(interrupt: type[BaseException]) -> None:
+    world = World(**LIMITS)
+    flow = call_flow(world.parts, call())
+    until(world, flow, Start)
+    assert (world.remaining("rpm"), world.in_flight) == (59, 1)
+    with pytest.raises(interrupt):
+        flow.throw(interrupt())
+    assert (world.remaining("rpm"), world.remaining("tpm"), world.in_flight) == (60, 6000, 0)
+    assert (world.tracker.total.attempts, world.tracker.total.cost) == (0, 0.0)
+
+
+@INTERRUPTS
 def test_cancelled_while_under_way_stays_counted(interrupt: type[BaseException]) -> None:
     world = World(**LIMITS)
     flow = call_flow(world.parts, call())
@@ -813,13 +825,16 @@ def test_what_a_call_waited_for_is_in_its_record_and_in_the_sums() -> None:
         effect = flow.send(None)
     effect.perform()
     effect.reservation.waited, effect.reservation.waited_for = 1.5, "rpm of openai/*"
-    assert isinstance(flow.send(None), Send)
+    assert isinstance(flow.send(None), Start)
+    assert isinstance(flow.send(1.0), Send)
     world.clock.advance(2.5)
     with pytest.raises(StopIteration) as done:
         flow.send(good())
     record = record_of(done.value.value)
-    assert (record.waited, record.waits) == (1.5, {"rpm of openai/*": 1.5})
-    assert world.tracker.total.shares == {"provider": 0.625, "rpm of openai/*": 0.375}
+    assert record.waits == {"rpm of openai/*": 1.5, "program": 1.0}
+    assert record.waited == 1.5, "the program's own work is no waiting for a limit"
+    assert world.tracker.total.shares == {"provider": 0.5, "rpm of openai/*": 0.3, "program": 0.2}
+    assert any("this program's own work: each call takes" in line for line in world.tracker.total.advice)
     assert record_of(world.play(call(), good(), took=2.0)).waits == {}, "who does not wait has nothing to tell"
 
 
@@ -861,7 +876,7 @@ def test_waiting_for_money_is_told_as_such() -> None:
     effect.perform()
     effect = flow.send(None)
     while not isinstance(effect, Send):
-        effect = flow.send(None)
+        effect = flow.send(effect.perform())
     with pytest.raises(StopIteration) as done:
         flow.send(good())
     record = record_of(done.value.value)
@@ -911,7 +926,7 @@ def test_a_prompt_is_counted_where_that_was_asked_for(counted: int | None, reser
     while not isinstance(effect, Send):
         kinds.append(type(effect))
         effect = flow.send(effect.perform() if isinstance(effect, Count) else world._perform(effect, iter(()), 0.0))
-    assert kinds == [Load, Count, Reserve]
+    assert kinds == [Load, Count, Reserve, Start]
     assert 6000 - world.remaining("tpm") == pytest.approx(reserved, abs=5)
     flow.close()
 

@@ -15,7 +15,7 @@ from bulkllm.calls import record_of_error
 from bulkllm.calls.cached import cached_flow
 from bulkllm.calls.call import Call
 from bulkllm.calls.drive import drive
-from bulkllm.calls.effects import Load, Lookup, Send
+from bulkllm.calls.effects import Load, Lookup, Start
 from bulkllm.calls.gateway import LiteLLMLane
 from bulkllm.calls.parts import Parts
 from bulkllm.testing import FakeProvider, Fault
@@ -199,7 +199,7 @@ def test_an_answer_that_comes_between_the_look_and_the_claim_is_not_asked_for_ag
         assert isinstance(other.send(None), Lookup)
         asked = other.send(None)
         assert isinstance(asked, Load), "and only then: else it asks at once"
-        assert isinstance(other.send(None), Send)
+        assert isinstance(other.send(None), Start)
         other.close()
         assert server.report().requests == 1
 
