@@ -82,13 +82,11 @@ def take(ticket: Ticket, now: float) -> None:
         for meter in pool.meters:
             meter.take(amounts[meter.dimension], now)
         if pool.question.probing:
-            pool.question.probe()
-            ticket.probes.append(pool.question)
+            ticket.probes.append(pool.question.probe())
     if discovered is not None:
         ticket.passage = discovered.let_go(amounts, now)
         if discovered.question.probing:
-            discovered.question.probe()
-            ticket.probes.append(discovered.question)
+            ticket.probes.append(discovered.question.probe())
 
 
 def stamp(ticket: Ticket, now: float, *, really: bool) -> None:
@@ -127,9 +125,9 @@ def hear(ticket: Ticket, now: float, word: Word) -> None:
     if discovered is None or ticket.passage is None:
         return
     explained = False
-    for question in ticket.probes:
+    for question, telling in ticket.probes:
         if word.verdict == "let in":
-            question.let_in()
+            question.let_in(telling=telling)
         elif word.verdict == "refused" and word.spent is None and not _bucket_explains(ticket, question, now):
             question.refused()
             explained = True
@@ -179,7 +177,7 @@ def give_back(ticket: Ticket, now: float, actual: Amounts | None) -> None:
             pool.in_flight -= 1
         give_back_all(lane.buckets, ticket.amounts, NOTHING if actual is None else actual, now)
         return
-    for question in ticket.probes:  # nothing was heard of it
+    for question, _ in ticket.probes:  # nothing was heard of it
         question.withdrawn()
     ticket.probes = []
     if lane.discovered is not None and ticket.passage is not None:

@@ -13,7 +13,7 @@ from .bucket import Grain, TokenBucket
 from .discovery import Discovered, Passage
 from .pool import Amounts, Pool
 from .spec import REQUESTS
-from .undecided import Question
+from .undecided import Probe
 from .word import Closing
 
 # A ticket's life.
@@ -68,7 +68,7 @@ class Ticket:
             self.grains: list[Grain] | None = None
             self.passage: Passage | None = None  # as the discovered pool sees it
             self.full: tuple[tuple[TokenBucket, float], ...] = ()  # buckets that it found full, and when
-            self.probes: list[Question] = []  # which it was sent to answer
+            self.probes: list[Probe] = []  # which it was sent to answer
 
     def stand_in_line(self, order: tuple[float, int], patience: float) -> None:
         """It has to wait, before all that have a greater order; so many seconds at most for a quota that is spent."""

@@ -296,9 +296,9 @@ class Pace:
         elif self._no_bucket:
             self._allow_bursts(minute, now)
             return
-        if self.even is None:
-            if went >= _TOLERABLE:
-                return
+        if self.even is None and went >= _TOLERABLE:
+            return
+        if self.even is None or now - self._first_refused < _SHORT:
             guess = minute / MINUTE
             if now - self._began < MINUTE and measured / _MUCH_MORE <= guess <= measured * _ALIKE:
                 measured = guess
@@ -351,6 +351,7 @@ class Pace:
     def _count_a_window(self, quota: float, now: float) -> None:
         """Keep to so many within any minute, those of the last minute among them."""
         self.window = window = SlidingWindow("pace", REQUESTS, max(1.0, quota), MINUTE)
+        window.margin = _LATER
         for mark, after in self.trail.pairs(now):
             window.take(after.let_in - mark.let_in, mark.at)
             self._grain = window.send(after.let_in - mark.let_in, mark.at + GRAIN + _LATER)

@@ -180,7 +180,7 @@ class Tracked:
                 meter.take(after.let_in - mark.let_in, mark.at)
                 SlidingWindow.send(meter, after.let_in - mark.let_in, mark.at + GRAIN + meter.margin)
             if isinstance(meter, Undecided):
-                meter.question.probing = False  # they are no probes
+                meter.question.probing = meter.question.telling = False  # they are no probes
         bucket = self._bucket()
         if bucket is not None and self.dimension == REQUESTS and remaining + sent + self.rounding < bucket.quota:
             # It was full when we began, with less than a period's quota; if somebody else had used it, it will be more.
@@ -373,7 +373,10 @@ class Tracked:
         meter = self.meter
         change = max(change, min(0.0, -meter.quota - SlidingWindow.remaining(meter, now)))  # type: ignore[arg-type]  # as above
         self._room_corrections += change
-        SlidingWindow.correct(self.meter, -change, now)  # type: ignore[arg-type]  # as above
+        if isinstance(meter, Undecided):
+            meter.correct_window(-change, now)
+        else:
+            meter.correct(-change, now)  # type: ignore[union-attr]  # as above
 
     def _drift_to(self, drift: float, now: float) -> None:
         rate = self.meter.quota / self.meter.period

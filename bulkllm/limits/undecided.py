@@ -2,12 +2,13 @@
 
 Both let the same requests go until the bucket has refilled beyond the window: what goes then is a *probe*. One goes
 alone, and its answer tells: let in, more follow, until enough were let in to be sure of a bucket; refused, it is a
-window. Only arithmetic may live here, as in :mod:`.bucket`.
+window. Where output counts that is not there yet, a probe may be let in by a window too. Then it tells nothing, and
+fills the window a little more for the next one. Only arithmetic may live here, as in :mod:`.bucket`.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from .bucket import Grain, SlidingWindow, TokenBucket
 from .spec import WITH_OUTPUT, Window
@@ -26,13 +27,15 @@ class Question:
     Attributes:
         answer: None until it is known.
         probing: the last amount taken went beyond the window. Whoever took it sees to :meth:`probe`.
+        telling: and no window could let it in.
     """
 
-    __slots__ = ("_let_in", "_sent", "answer", "probing")
+    __slots__ = ("_let_in", "_sent", "answer", "probing", "telling")
 
     def __init__(self, answer: Window | None = None) -> None:
         self.answer = answer
         self.probing = False
+        self.telling = False
         self._sent = 0
         self._let_in = 0
 
@@ -41,13 +44,18 @@ class Question:
         """Whether one more may go beyond the window: alone at first, then twice as many as were let in."""
         return self._sent <= 2 * self._let_in
 
-    def probe(self) -> None:
+    def probe(self) -> Probe:
         """A request goes beyond the window."""
-        self.probing = False
+        probe = Probe(self, self.telling)
+        self.probing = self.telling = False
         self._sent += 1
+        return probe
 
-    def let_in(self) -> None:
+    def let_in(self, *, telling: bool) -> None:
         """A probe was let in."""
+        if not telling:
+            self.withdrawn()
+            return
         self._let_in += 1
         if self.answer is None and self._let_in >= _ENOUGH:
             self.answer = "bucket"
@@ -62,15 +70,23 @@ class Question:
         self._sent -= 1
 
 
+class Probe(NamedTuple):
+    """A request that goes beyond the window: what it asks, and whether it shows something that it is let in."""
+
+    question: Question
+    telling: bool
+
+
 class Undecided(SlidingWindow):
     """One dimension of such a limit; once the question is answered, what the answer says."""
 
-    __slots__ = ("bucket", "open", "question")
+    __slots__ = ("_foreign", "bucket", "open", "question")
 
     def __init__(self, name: str, dimension: int, quota: float, period: float, question: Question) -> None:
         super().__init__(name, dimension, quota, period)
         self.bucket = TokenBucket(name, dimension, quota, period)
         self.question = question
+        self._foreign = SlidingWindow(name, dimension, quota, period)  # of what is counted, that nobody of ours sent
         self.open = 0.0  # output that is reserved, and perhaps counted by the provider only when it is there
 
     def ready_at(self, amount: float, now: float, after: float = 0.0) -> float:
@@ -82,20 +98,26 @@ class Undecided(SlidingWindow):
         if answer == "sliding":
             return in_window
         in_bucket = self.bucket.ready_at(amount, now, after)
-        if in_window <= max(in_bucket, now) or (self.question.may_probe and self._is_beyond(amount + after, now)):
+        if in_window <= max(in_bucket, now):
             return in_bucket
+        if in_window > now + EARLIER and self.question.may_probe:
+            # Twice the output that is under way must not explain a refusal.
+            return in_bucket if not self.open else self.bucket.ready_at(amount, now, after + self.open)
         return in_window
 
-    def _is_beyond(self, amount: float, now: float) -> bool:
-        """Whether a window could not let this in, however little of its output and of what is under way it counts."""
-        surely = -self.open if self.dimension in WITH_OUTPUT else amount
-        return super().ready_at(surely, now) > now + EARLIER
+    def _is_surely_beyond(self, now: float) -> bool:
+        """Whether a window could let nothing in, even if it counts no output that is under way, and us alone."""
+        if self.dimension not in WITH_OUTPUT:
+            return True
+        foreign = self._foreign.capacity - self._foreign.remaining(now)
+        return super().ready_at(-self.open - foreign, now) > now + EARLIER
 
     def take(self, amount: float, now: float) -> None:
         """Take an amount: pending until it is sent."""
         question = self.question
-        if question.answer is None and self._is_beyond(amount, now):
+        if question.answer is None and super().ready_at(amount, now) > now + EARLIER:
             question.probing = True
+            question.telling = question.telling or self._is_surely_beyond(now)
         if self.dimension in WITH_OUTPUT:
             self.open += amount
         super().take(amount, now)
@@ -134,8 +156,13 @@ class Undecided(SlidingWindow):
 
     def correct(self, amount: float, now: float) -> None:
         """Somebody else took this much now; or, if negative, this much less was taken than is counted."""
-        super().correct(amount, now)
+        self.correct_window(amount, now)
         self.bucket.give(-amount, now)
+
+    def correct_window(self, amount: float, now: float) -> None:
+        """As :meth:`correct`, if it is a window."""
+        super().correct(amount, now)
+        self._foreign.correct(amount, now)
 
     def resize(self, quota: float, now: float) -> None:
         """Go on with another quota a period; what was sent stays counted."""

@@ -300,7 +300,7 @@ def test_a_probe_that_is_refused_for_the_day_does_not_tell_a_window() -> None:
         world.answer(world.ask())
     world.after(30)
     probe = world.ask()
-    assert probe.probes == [question]
+    assert [asked.question for asked in probe.probes] == [question]
     world.answer(probe, spent(60.0))
     assert question.answer is None
     world.after(60)

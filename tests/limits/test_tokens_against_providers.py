@@ -59,6 +59,26 @@ def test_a_window_of_tokens_counts_output_when_it_is_there(how: str, seed: int) 
     assert outcome.share_refused <= 0.01
 
 
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("headers", [True, False])
+@pytest.mark.parametrize("rule", ["output", "unknown"])
+@pytest.mark.parametrize("window", ["bucket", "sliding"])
+def test_how_tokens_are_counted_is_found_out(window: Any, rule: str, headers: bool, seed: int) -> None:
+    """900 requests of some 100 tokens where a minute gives 600 of them: a bucket takes half as long as a window."""
+    scene = {**RULES[rule], "quota": 60_000, "tokens": (50, 50, 200), "requests": 900, "seed": seed}
+    quota = scene.pop("quota")
+    if not headers:
+        scene["headers"] = None
+    server = ProviderLimits(tpm=quota, window=window)
+    knowing = simulate(server, [RateLimit("*", tpm=quota, window=window)], **scene)
+    outcome = simulate(server, [RateLimit("*", tpm=quota)], **scene)
+    assert 27.0 <= knowing.seconds <= {"bucket": 31.0, "sliding": 62.5}[window]
+    assert knowing.share_refused <= 0.002
+    assert outcome.answered == knowing.answered == 900
+    assert outcome.seconds <= 1.05 * knowing.seconds
+    assert outcome.share_refused <= 0.005
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("bound_by", ["itpm", "otpm"])
