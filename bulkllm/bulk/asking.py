@@ -44,13 +44,13 @@ def secrets_in(call: Call) -> tuple[str, ...]:
 def together(records: Sequence[UsageRecord | None]) -> UsageRecord | None:
     """The record of several calls made for one row: the last one's, with what all of them used and cost.
 
-    What one of them cost is unknown, so is the sum. An ask that failed without a charge counts as free.
+    If what an answer cost is unknown, so is the sum. An ask that failed without a charge counts as free.
     """
     known = [record for record in records if record is not None]
     if len(known) < 2:  # noqa: PLR2004 - nothing to add up
         return known[0] if known else None
     last = known[-1]
-    paid = [record for record in known if record.ok]
+    paid = [record for record in known if record.ok or record.cost]
     usage = known[0].usage
     for record in known[1:]:
         usage += record.usage
@@ -82,7 +82,12 @@ def _waits(records: Sequence[UsageRecord]) -> dict[str, float]:
 
 def charge(error: BaseException, before: Sequence[UsageRecord | None]) -> None:
     """Have an error's record count what was asked for the same row before."""
-    record = together([*before, record_of_error(error)])
+    attach_all(error, [*before, record_of_error(error)])
+
+
+def attach_all(error: BaseException, records: Sequence[UsageRecord | None]) -> None:
+    """Have an error's record count all that was asked for its row."""
+    record = together(records)
     if record is not None:
         attach_to_error(error, record if record.outcome != "ok" else replace(record, outcome=type(error).__name__))
 

@@ -31,9 +31,9 @@ def collector_at_rest() -> Iterator[None]:
 
     Nothing is switched off: what the run makes is collected as ever, only later, and all that is not part of a cycle is
     freed at once in any case. The collector is not asked to do anything, either: the next full collection comes when it
-    comes, and what is left after it is frozen (`gc.freeze`). Several runs share this; the last one to end gives
-    everything back. Where the program has frozen something itself, or has a threshold as high or none, that is left as
-    it is.
+    comes, and what is left after it is frozen (`gc.freeze`), so that a cycle among that is collected after the run.
+    Several runs share this; the last one to end gives everything back. Where the program had frozen something before,
+    or has a threshold as high or none, that is left as it is.
     """
     global _runs  # noqa: PLW0603 - there is one collector in a process
     with _lock:

@@ -20,10 +20,10 @@ from ..limits.estimate import TokenEstimator
 from ..limits.pool import DIMENSIONS, Amounts
 from ..limits.reservation import amounts_of
 from ..limits.spec import REQUESTS
-from .asking import Call, Reply, charge, secrets_in, together
+from .asking import Call, Reply, attach_all, charge, secrets_in, together
 from .fallbacks import PLACE
 from .places import Deployment
-from .pools import Breaker
+from .pools import Breaker, Refusal, last_word
 from .request import BulkRequest, secrets_of
 from .verdict import Verdict, judge
 
@@ -103,6 +103,7 @@ class Deployments:
         open_ = [place for place in self._places if place.breaker.stopped is None] or list(self._places)
         left = list(open_)
         records: list[UsageRecord | None] = []
+        refusals: list[Refusal] = []
         suspects: list[tuple[Place, Verdict, str]] = []
         while True:
             waits = not left  # the day is spent everywhere: the row waits where the next begins first
@@ -123,10 +124,19 @@ class Deployments:
                     place.breaker.failed(verdict, _WHO, type(error).__name__)
                 # What the request itself is to blame for, and what is ours, is the same everywhere.
                 ours = isinstance(error, BulkLLMError) and not isinstance(error, QuotaExhausted)
-                if waits or ours or not (left or spent) or not (verdict.passing or suspected):
+                if ours or not (verdict.passing or suspected):
                     charge(error, records)
                     raise
                 records.append(record_of_error(error))
+                refusals.append(Refusal(place.breaker, verdict, error))
+                left = [other for other in left if other.breaker.stopped is None]  # other rows may have met that
+                if waits or not (left or spent):
+                    word = last_word(refusals)
+                    attach_all(word, records)
+                    refusals.clear()  # or the error's traceback would hold this frame, and this frame the error
+                    if word is error:
+                        raise
+                    raise word from None
             else:
                 place.breaker.answered(reply[1])
                 for refuser, verdict, problem in suspects:  # so it was not the request's fault

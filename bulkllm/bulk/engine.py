@@ -155,11 +155,17 @@ class Engine:
         self._give_up(list(self._rows))
 
     async def clear(self) -> None:
-        """Give up whatever is still going on, and wait until it is gone."""
+        """Give up whatever is still going on, and wait until it is gone; a cancellation waits for that too."""
         self.cancel()
-        tasks = [*self._rows, *([self._feeder] if self._feeder is not None else [])]
-        if tasks:
-            await asyncio.wait(tasks)
+        pending = {*self._rows, *([self._feeder] if self._feeder is not None else [])}
+        cancelled: asyncio.CancelledError | None = None
+        while pending:
+            try:
+                _, pending = await asyncio.wait(pending)
+            except asyncio.CancelledError as again:
+                cancelled = again
+        if cancelled is not None:
+            raise cancelled
 
     # -- starting rows ---------------------------------------------------------------------------------------
 
@@ -290,7 +296,7 @@ class Engine:
                 self._too_large(pool, error)
                 return None
             self._told(pool, number, verdict, error)
-            if verdict.ends_run or verdict.ends_pool:
+            if (verdict.ends_run or verdict.ends_pool) and not _was_paid(record):
                 return None
             response = problem.answer if isinstance(problem, InvalidAnswer) else None
             pool.count(record, ok=False)

@@ -13,8 +13,8 @@ from typing import Any, Final
 from ..accounting import UsageRecord
 from ..calls import record_of_error
 from ..errors import ConfigError
-from .asking import Call, Reply, charge, secrets_in, together
-from .pools import Breaker
+from .asking import Call, Reply, attach_all, charge, secrets_in, together
+from .pools import Breaker, Refusal, last_word
 from .request import BulkRequest, secrets_of
 from .variants import from_preset
 from .verdict import judge
@@ -81,7 +81,7 @@ class Fallbacks:
     def __init__(self, call: Call, others: Sequence[Alternative]) -> None:
         self._call = call
         self._others = tuple(others)
-        self._own: dict[tuple[str, str | None], Breaker] = {}
+        self._own: dict[tuple[str, str | None, Any], Breaker] = {}  # with their keys: not to be told
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -89,21 +89,30 @@ class Fallbacks:
         return tuple(key for other in self._others for key in secrets_of(other.options)) + secrets_in(self._call)
 
     async def __call__(self, request: BulkRequest) -> tuple[Any, ...]:
-        """Ask a row. If nobody answers, then the last error is raised."""
-        own = self._own.setdefault((request.model, request.endpoint), Breaker())
+        """Ask a row. If nobody answers, then the last error is raised, or that of a model that is sound."""
+        own = self._own.setdefault((request.model, request.endpoint, request.body.get("api_key")), Breaker())
         steps = [(own, request), *((other.breaker, other.request(request)) for other in self._others)]
         open_ = [step for step in steps if step[0].stopped is None] or steps[:1]
         records: list[UsageRecord | None] = []
+        refusals: list[Refusal] = []
         for number, (breaker, asked) in enumerate(open_, 1):
             try:
                 reply = await self._call(asked)
             except Exception as error:
                 verdict = judge(error)
                 breaker.failed(verdict, asked.model, type(error).__name__)
-                if verdict.ends_run or verdict.too_large or number == len(open_):
+                refusals.append(Refusal(breaker, verdict, error))
+                if verdict.ends_run or verdict.too_large:
                     charge(error, records)
                     raise
                 records.append(record_of_error(error))
+                if number == len(open_):
+                    word = last_word(refusals)
+                    attach_all(word, records)
+                    refusals.clear()  # or the error's traceback would hold this frame, and this frame the error
+                    if word is error:
+                        raise
+                    raise word from None
             else:
                 breaker.answered(reply[1])
                 if not records:

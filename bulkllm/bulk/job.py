@@ -24,7 +24,7 @@ from .journal import Journal
 from .keytable import KeyTable
 from .progress import Progress, Silence, Speed, display_for
 from .recorder import Recorder
-from .result import ResultRow, RunResult
+from .result import ResultRow, RunResult, in_order
 from .settings import Settings
 from .sources import Indexed, Requests, Streamed, files_of, open_source
 from .spent import spent_in
@@ -76,6 +76,7 @@ class Job:
         self._shapers = shapers_of(
             settings.model, options, endpoint=settings.endpoint, system=settings.system, prompt=settings.prompt
         )
+        self._variants = tuple(shaper.variant for shaper in self._shapers)
         self._settings = settings
         self._call = call
         self._user_emit = emit
@@ -137,12 +138,9 @@ class Job:
                     whole = await self._ask(parts, lines, speed)
         finally:
             if self._parts is not None:
-                opened = self._parts
-                await opened.engine.clear()
-                if self._budget is not None and opened.journal is not None:
-                    self._budget.carry(str(opened.journal.path), self._used(), counted=True)
-                await self._in_thread(lambda: self._close(opened, whole=whole))
-            self._display.close()
+                await self._end(self._parts, whole=whole)
+            else:
+                self._display.close()
         engine = parts.engine
         progress = self._progress(parts, speed)
         self._display.end(progress)
@@ -158,9 +156,22 @@ class Job:
             usage=self._usage,
             spent_before=0.0 if parts.journal is None else parts.journal.cost,
             output=self._output,
-            _rows=sorted(self._kept, key=lambda row: row.index),
+            _rows=list(in_order(sorted(self._kept, key=lambda row: row.index), self._variants)),
             _table=None if parts.journal is None else self._table,
+            _variants=self._variants,
         )
+
+    async def _end(self, parts: _Parts, *, whole: bool) -> None:
+        """Have nothing going on and no file open any more, however often this task is cancelled meanwhile."""
+        try:
+            await parts.engine.clear()
+        finally:
+            if self._budget is not None and parts.journal is not None:
+                self._budget.carry(str(parts.journal.path), self._used(), counted=True)
+            try:
+                await self._in_thread(lambda: self._close(parts, whole=whole))
+            finally:
+                self._display.close()
 
     def _used(self) -> Amount:
         """What this run and the earlier ones into the same file have used."""

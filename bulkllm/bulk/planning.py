@@ -265,7 +265,7 @@ def _affordable(rows: int, left: float, wants: Range) -> Range:
     def share(amount: float | None) -> float:
         if amount is None:
             return 0.0
-        return float(rows) if amount <= left else math.floor(rows * max(0.0, left) / amount)
+        return float(rows) if amount <= max(0.0, left) else math.floor(rows * max(0.0, left) / amount)
 
     return Range(share(wants.high), share(wants.likely), share(wants.low))
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from asyncio import Task
 from collections import deque
-from typing import Final, TypeAlias
+from collections.abc import Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 from ..accounting import UsageRecord
 from .verdict import Verdict
@@ -22,6 +23,30 @@ ALIKE: Final = 100
 
 _REMEMBERED: Final = 4096  # refusals whose place in the order of the rows is known
 _OWN_WORDS: Final = re.compile(r"\S*\d\S*")  # words of an error that may speak of one row: its numbers and names
+
+
+class Refusal(NamedTuple):
+    """That a row failed at one of several places, and what that says of the place."""
+
+    breaker: Breaker
+    verdict: Verdict
+    error: Exception
+
+    @property
+    def is_the_rows(self) -> bool:
+        """Whether the place is sound, so that other rows may be asked there."""
+        verdict = self.verdict
+        return self.breaker.stopped is None and not verdict.ends_pool and verdict.cure is None
+
+
+def last_word(refusals: Sequence[Refusal]) -> Exception:
+    """Of what a row was told at several places, what it fails with in the end.
+
+    What a sound place said last, if there is one: an empty account or a refused key speaks for all other rows too, and
+    they may still be asked at that place. Otherwise what was said last.
+    """
+    return next((one.error for one in reversed(refusals) if one.is_the_rows), refusals[-1].error)
+
 
 Line: TypeAlias = "Waiting | deque[Met]"
 

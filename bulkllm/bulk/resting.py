@@ -1,6 +1,6 @@
 """Whether a row's task can be given up for nothing.
 
-What may live here: that question. A row that waits for the limits, the budget or its next attempt has nothing
+What may live here: that question. A row that waits for the limits, the budget, its turn or its next attempt has nothing
 under way that is going to be paid for; a run that is to end need not wait for it, which can take many minutes.
 """
 
@@ -10,10 +10,10 @@ import asyncio
 import inspect
 from typing import Any, Final
 
-from ..calls.effects import Count, HoldBudget, Reserve, Sleep
+from ..calls.effects import Count, HoldBudget, Reserve, Sleep, Start
 
 # Not Follow: the call that is followed is under way, and its answer is about to be had for nothing.
-_RESTING: Final = frozenset(effect.aperform.__code__ for effect in (Count, HoldBudget, Reserve, Sleep))
+_RESTING: Final = frozenset(effect.aperform.__code__ for effect in (Count, HoldBudget, Reserve, Sleep, Start))
 
 
 def at_rest(task: asyncio.Task[Any]) -> bool:

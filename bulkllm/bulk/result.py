@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ class ResultRow:
 
 @dataclass(slots=True, kw_only=True)
 class RunResult:
-    """How a run ended. Iterating gives the rows that have finished, in the order of the input.
+    """How a run ended. Iterating gives the rows that have finished, in the order of the input, and then of the models.
 
     ``total`` is ``ok + failed + undone``; earlier runs' rows count as this run's do.
 
@@ -171,6 +172,7 @@ class RunResult:
     output: Path | None
     _rows: list[ResultRow] = field(default_factory=list, repr=False)
     _table: KeyTable | None = field(default=None, repr=False)
+    _variants: tuple[str | None, ...] = field(default=(), repr=False)
 
     @property
     def undone(self) -> int:
@@ -185,7 +187,7 @@ class RunResult:
     def __iter__(self) -> Iterator[ResultRow]:
         if self.output is None:
             return iter(self._rows)
-        return read_results(self.output, only=self._table)
+        return in_order(read_results(self.output, only=self._table), self._variants)
 
     def to_pandas(self) -> Any:
         """The finished rows as a pandas DataFrame, in the order of the input.
@@ -255,10 +257,34 @@ def read_results(path: str | Path, *, only: KeyTable | None = None, ordered: boo
             yield ResultRow.from_line(file.readline())
 
 
+def in_order(rows: Iterable[ResultRow], variants: Sequence[str | None]) -> Iterator[ResultRow]:
+    """Rows in the order of the input, those of one row of the input in the order of the models.
+
+    Args:
+        rows: in the order of the input.
+        variants: the models, as rows call them. A row that was asked before there were several has none: it is taken
+            for the one that is missing.
+    """
+    if len(variants) < 2:  # noqa: PLR2004 - several
+        yield from rows
+        return
+    for _, group in groupby(rows, key=lambda row: row.index):
+        together = list(group)
+        there = {row.variant for row in together}
+        missing = next((place for place, variant in enumerate(variants) if variant not in there), len(variants))
+        places = {None: missing} | {variant: place for place, variant in enumerate(variants)}
+        yield from sorted(together, key=lambda row: places.get(row.variant, len(variants)))
+
+
 def plain(value: Any) -> Any:
-    """An object that was parsed out of an answer, as plain JSON."""
+    """An object that was parsed out of an answer, as plain JSON; as text what a model of its own cannot write."""
     dump = getattr(value, "model_dump", None)
-    return value if dump is None else dump(mode="json")
+    if dump is None:
+        return value
+    try:
+        return dump(mode="json")
+    except ValueError:  # pydantic's own: a field that holds anything, and so something that JSON has no form for
+        return json.loads(json.dumps(dump(), default=str))
 
 
 def text_of(body: Any) -> str | None:

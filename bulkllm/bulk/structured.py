@@ -16,7 +16,7 @@ from pydantic_core import ValidationError
 
 from ..accounting import UsageRecord
 from ..errors import BulkLLMError, ConfigError, InvalidAnswer
-from .asking import Call, Reply, charge, secrets_in, together
+from .asking import Call, Reply, attach_all, charge, secrets_in, together
 from .extras import extra
 from .request import BulkRequest
 
@@ -98,9 +98,12 @@ class Structured:
                     wrong = InvalidAnswer(
                         f"the answer is not of the form asked for{times}: {problem}", answer=answer[0]
                     )
-                    charge(wrong, records)
+                    attach_all(wrong, records)
                     raise wrong from None
                 request = _told(request, text, problem)
+            except BulkLLMError as error:  # the check itself is broken: the answers are paid all the same
+                attach_all(error, records)
+                raise
             else:
                 return Reply(answer[0], together(records), parsed)
 

@@ -103,6 +103,12 @@ class Account:
         return self._clock() - self._began
 
     @property
+    def left(self) -> float | None:
+        """Seconds until the call's deadline; None without one."""
+        deadline = self.call.deadline
+        return None if deadline is None else max(0.0, deadline - self.elapsed)
+
+    @property
     def since_sent(self) -> float:
         """Seconds since the last attempt was sent."""
         return 0.0 if self._sent_at is None else self._clock() - self._sent_at

@@ -21,7 +21,7 @@ from .call import Call
 from .closing import close_source
 from .counting import TokenCounter
 from .lane import Lane
-from .starting import turn
+from .starting import passed, starting, turn
 from .wallclock import OutOfTimeError, run_within
 
 _log = logging.getLogger(__name__)
@@ -166,13 +166,20 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Let the calls start that came before in this event loop; the seconds that took. A thread need not wait."""
+    """Let the calls start that came before in this event loop; the seconds that took. A thread need not wait.
+
+    What follows is :class:`Send`, or :meth:`forgo`.
+    """
 
     def perform(self) -> float:
         return 0.0
 
     async def aperform(self) -> float:
         return await turn()
+
+    def forgo(self) -> None:
+        """The call is not sent after all."""
+        passed()
 
 
 START: Final = Start()
@@ -196,7 +203,7 @@ class Send:
         scope = asyncio.timeout(self.seconds)
         try:
             async with scope:
-                return await self.lane.asend(self.call)
+                return await starting(self.lane.asend(self.call))
         except TimeoutError:
             if scope.expired():
                 raise self.lane.timed_out(self.call) from None

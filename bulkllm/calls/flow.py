@@ -15,14 +15,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from .._waits import BUDGET, PROGRAM, RETRIES
+from .._waits import BUDGET, RETRIES
 from ..accounting import Usage, active_budgets, in_order
 from ..errors import BudgetExceeded, BulkLLMError, LimitTimeout, QuotaExhausted
 from ..limits import Reservation
 from ..limits.estimate import Estimate
 from .account import Account, attach_record, attach_to_error
 from .call import Call
-from .effects import START, Count, Effect, HoldBudget, Load, Send, Sleep
+from .effects import Count, Effect, HoldBudget, Load, Send, Sleep
 from .fold import guessed_usage
 from .hearing import word_of_answer
 from .parts import Parts
@@ -91,13 +91,10 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
                     account.holds = (*account.holds, hold)
                     began = parts.clock()
                     try:
-                        yield HoldBudget(hold, _left(call, account))
+                        yield HoldBudget(hold, account.left)
                     finally:
                         account.wait(BUDGET, parts.clock() - began)
-            left = _left(call, account)
-            reservation = yield from reserve(
-                parts, call, account, estimate, timeout=left, front=refused, patience=patience
-            )
+            reservation = yield from reserve(parts, call, account, estimate, front=refused, patience=patience)
         except BulkLLMError as error:
             # If time or money is over, then what the attempt before said is why there was to be another at all.
             over = error
@@ -111,12 +108,6 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
             finally:
                 failed = over = None
 
-        try:
-            account.spend(PROGRAM, (yield START))
-        except BaseException:  # cancelled: nothing was sent
-            if reservation is not None:
-                reservation.refund()
-            raise
         if reservation is not None:
             reservation.mark_sent()
         account.sent()
@@ -183,11 +174,6 @@ def _expected(parts: Parts, call: Call, estimate: Estimate, usage: Usage | None)
         return expected_cost(parts.lane, call, usage.input_tokens, usage.output_tokens)
     known = estimate if estimate is not _NOTHING else parts.estimator.estimate(call.model, call.options)
     return expected_cost(parts.lane, call, known.input_tokens, known.output_tokens)
-
-
-def _left(call: Call, account: Account) -> float | None:
-    """Seconds until the call's deadline."""
-    return None if call.deadline is None else max(0.0, call.deadline - account.elapsed)
 
 
 def _within_deadline(call: Call, account: Account) -> Call:

@@ -10,16 +10,16 @@ from collections.abc import Callable, Generator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from .._waits import LIMITS
+from .._waits import LIMITS, PROGRAM
 from ..accounting import Usage
-from ..errors import QuotaExhausted
+from ..errors import LimitTimeout, QuotaExhausted
 from ..limits import Reservation
 from ..limits.charging import charged, expected
 from ..limits.estimate import Estimate
 from ..limits.word import UNTOLD, Word
 from .account import Account
 from .call import Call
-from .effects import Effect, Reserve
+from .effects import START, Effect, Reserve
 from .failure import Failure
 from .hearing import word_of_failure
 from .parts import Parts
@@ -36,14 +36,41 @@ def reserve(
     account: Account,
     estimate: Estimate,
     *,
-    timeout: float | None,
     front: bool,
     patience: float,
 ) -> Generator[Effect, Any, Reservation | None]:
-    """Wait until the limits let a call go; None where there are none and none can be learned."""
-    limiter = parts.limiter
-    if not limiter.holds(call.model, call.origin):
-        return None
+    """Wait until the limits let a call go, and the calls that came before it have gone out.
+
+    Returns:
+        Its reservation; None where there are no limits, and none can be learned.
+
+    Raises:
+        LimitTimeout: its time was over before.
+    """
+    while True:
+        reservation = None
+        if parts.limiter.holds(call.model, call.origin):
+            reservation = yield from _granted(parts, call, account, estimate, front=front, patience=patience)
+        may_go = False
+        try:
+            account.spend(PROGRAM, (yield START))
+            may_go = account.left != 0.0 and (reservation is None or not reservation.is_overtaken())
+        finally:
+            if not may_go:  # nothing was sent
+                START.forgo()
+                if reservation is not None:
+                    reservation.refund()
+        if may_go:
+            return reservation
+        if account.left == 0.0:
+            raise LimitTimeout(f"no time was left for {call.model} when its turn had come; raise the deadline")
+        front = True
+
+
+def _granted(
+    parts: Parts, call: Call, account: Account, estimate: Estimate, *, front: bool, patience: float
+) -> Generator[Effect, Any, Reservation]:
+    limiter, timeout = parts.limiter, account.left
     if call.origin is None:
         reservation = limiter.reserve(
             call.model,

@@ -186,8 +186,12 @@ class SlidingWindow:
             excess -= grain.amount
             if excess <= _SLACK:
                 return grain.stamp + self.period
+        if self._unsent:
+            return math.inf
+        if after:  # it goes now, then
+            return now + self.margin + self.period
         # Fractions of tokens may leave a rounding error above the slack: that is no reason to wait for ever.
-        return math.inf if self._unsent or after else self._grains[-1].stamp + self.period
+        return self._grains[-1].stamp + self.period
 
     def take(self, amount: float, now: float) -> None:  # noqa: ARG002 - the bucket needs to know when
         """Take an amount: pending until it is sent."""
@@ -226,6 +230,7 @@ class SlidingWindow:
 
     def count_later(self, amount: float, grain: Grain, now: float) -> None:
         """So much of what was sent at ``grain`` counts from now on only: the provider sees output when it is there."""
+        # Not through self: whoever counts both ways has it in the bucket as it is.
         SlidingWindow.give(self, amount, grain, now)
         SlidingWindow.take(self, amount, now)
         SlidingWindow.send(self, amount, now)

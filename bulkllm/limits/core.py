@@ -164,7 +164,7 @@ class Core:
         """The request goes out now; ``really`` if its owner says so."""
         if ticket.state == GRANTED:
             stamp(ticket, now, really=really)
-            if ticket.lane.windows and ticket.lane.group.waiting:  # what was pending has an end now
+            if ticket.lane.group.waiting and ticket.lane.has_windows:  # what was pending has an end now
                 self._advance(ticket.lane.group, now)
 
     def settle(self, ticket: Ticket, now: float, actual: Amounts | None, word: Word | None = None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from .brake import Brake
-from .bucket import Meter, TokenBucket
+from .bucket import Meter, SlidingWindow, TokenBucket
 from .crowd import Crowd
 from .feedback import Observation
 from .learned import LearnedLimits
@@ -89,6 +89,7 @@ class Discovered(Pool):
         "_share_refused",
         "closing",
         "crowd",
+        "has_windows",
         "news",
         "opening",
         "origin",
@@ -112,6 +113,7 @@ class Discovered(Pool):
         self._brakes: tuple[Brake, ...] = ()
         self._burst: TokenBucket | None = None
         self._live: tuple[Meter, ...] = ()
+        self.has_windows = False  # among those
         self._lag = 0.0
         self._rumours: dict[str, float] = {}  # quotas that were told by one answer and are hard to believe
         self._share_refused = 0.0
@@ -301,12 +303,17 @@ class Discovered(Pool):
         meters: list[Meter] = [tracked.meter for tracked in self.tracked.values()]
         rpm = self.tracked.get("rpm")
         seconds = self.origin.profile.burst
-        self._burst = None
-        if rpm is not None and seconds < min(WHOLE, rpm.meter.period):
-            size = max(1.0, rpm.meter.quota * seconds / rpm.meter.period)
-            self._burst = TokenBucket("rpm burst", REQUESTS, rpm.meter.quota, rpm.meter.period, capacity=size)
-            meters.append(self._burst)
+        if rpm is None or seconds >= min(WHOLE, rpm.meter.period):
+            self._burst = None
+        else:
+            quota, period = rpm.meter.quota, rpm.meter.period
+            before = self._burst
+            if before is None or (before.quota, before.period) != (quota, period):
+                size = max(1.0, quota * seconds / period)
+                self._burst = TokenBucket("rpm burst", REQUESTS, quota, period, capacity=size)
+            meters.append(self._burst)  # type: ignore[arg-type]  # there is one
         self._live = (*meters, *self.pace.meters)
+        self.has_windows = any(isinstance(meter, SlidingWindow) for meter in self._live)
         told = [tracked.meter for tracked in self.tracked.values()]
         self._brakes = tuple(Brake(meter) for meter in told if isinstance(meter, TokenBucket | Undecided))
 

@@ -75,7 +75,9 @@ def take(ticket: Ticket, now: float) -> None:
             (meter, now)
             for pool in lane.pools
             for meter in pool.live
-            if isinstance(meter, TokenBucket) and meter.remaining(now) >= meter.capacity
+            if isinstance(meter, TokenBucket)
+            and amounts[meter.dimension] > 0
+            and meter.remaining(now) >= meter.capacity
         )
     for pool in lane.pools:
         pool.in_flight += 1

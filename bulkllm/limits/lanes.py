@@ -131,6 +131,11 @@ class Lane:
         return self.discovered is not None and self.discovered.counts_output_late
 
     @property
+    def has_windows(self) -> bool:
+        """Whether anything counts a sliding window, in which what is granted has no end before it is sent."""
+        return bool(self.windows) or (self.discovered is not None and self.discovered.has_windows)
+
+    @property
     def counts_tokens(self) -> bool:
         """Whether any limit counts tokens."""
         return any(meter.dimension != REQUESTS for pool in self.pools for meter in pool.live)

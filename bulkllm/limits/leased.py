@@ -68,6 +68,7 @@ class LeasedMeter(SlidingWindow):
         super().__init__(meter.name, dimension, meter.quota, period)
         self._account = account
         self._stir = stir
+        self.margin = 0.0  # the store's window is wider by that
         self.low = 0.0
         self.rate = 0.0
         self.taken = 0.0
@@ -139,13 +140,29 @@ class LeasedMeter(SlidingWindow):
             self.own.give(amount, 0.0)  # giving needs no time
 
     def give(self, amount: float, grain: Grain, now: float) -> None:
-        """Correct what was sent at ``grain`` (negative: it was more): for everybody, and first of all for us."""
-        self._account.settle(self.meter.key, -amount, grain.stamp, now)
+        """Correct what was sent at ``grain`` (negative: it was more): for everybody, and first of all for us.
+
+        What has left a window is past correcting; a bucket has more, or less, from now on.
+        """
+        if self.meter.kind == "bucket":
+            self._account.settle(self.meter.key, -amount, now, now)
+        elif grain.stamp + self.meter.period > now:
+            self._account.settle(self.meter.key, -amount, grain.stamp, now)
         if isinstance(self.own, TokenBucket):
             self.own.give(amount, now)
         elif self.own is not None and isinstance(grain, _SharedGrain) and grain.own is not None:
             self.own.give(amount, grain.own, now)
         self._stir(now, True)
+
+    def count_later(self, amount: float, grain: Grain, now: float) -> None:
+        """So much of what was sent at ``grain`` counts from now on only; a bucket has it booked as it is."""
+        if self.meter.kind == "bucket":
+            return
+        self.give(amount, grain, now)
+        self._account.settle(self.meter.key, amount, now, now)
+        if isinstance(self.own, SlidingWindow):
+            self.own.take(amount, now)
+            self.own.send(amount, now)
 
     def remaining(self, now: float) -> float:
         """What is left for everybody, as far as the store has told, and what is held here."""

@@ -323,7 +323,7 @@ class Leases:
             return self._told_at + PAUSE
         holds = any(self.account.held(meter.key, now) > 0 for meter in self.account.meters)
         if self.account.unreported or (holds and now < self._active_at + 2 * IDLE_AFTER):
-            return self._told_at + TELL_AFTER
+            return self._told_at + min(TELL_AFTER, self.account.ttl / 3)
         uses = any(pool.in_flight for pool in self._used if pool.slots is not None)
         return self._told_at + self.account.ttl / 3 if holds or uses else math.inf
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -48,6 +50,8 @@ class LimitMemory:
         self._unwritten: dict[_Key, LearnedLimits] = {}
         self._bell: SimpleQueue[None] = SimpleQueue()  # its put takes no lock that a finaliser could wait for
         self._writer: threading.Thread | None = None
+        self._at_exit = False
+        _memories.add(self)
 
     def recall(self, origin: Origin, model: str) -> LearnedLimits | None:
         """What is known of a model's limits, if it may still be believed. Reads the file the first time."""
@@ -59,7 +63,8 @@ class LimitMemory:
                 self._notes.clear()
                 self._entries = {(entry.scope, entry.model): entry for entry in load(path)}
             if self._writer is None or not self._writer.is_alive():
-                if self._writer is None:
+                if not self._at_exit:
+                    self._at_exit = True
                     atexit.register(self.flush)
                 self._writer = threading.Thread(target=self._write, name="bulkllm-memory", daemon=True)
                 self._writer.start()
@@ -116,8 +121,26 @@ class LimitMemory:
                     self._bell.get_nowait()
             self.flush()
 
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+        self._writer = None
+        self._bell = SimpleQueue()
+
     def _where(self) -> Path:
         return learned_path() if self._path is None else self._path
+
+
+# A forked child has a lock and a thread of its own: the parent's may have been in the middle of writing.
+_memories: weakref.WeakSet[LimitMemory] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for memory in list(_memories):
+        memory._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 DEFAULT_MEMORY: Final = LimitMemory()

@@ -165,6 +165,11 @@ class Reservation:
         if ticket is not None and (ticket.lane.windows or ticket.lane.discovered is not None):
             self._limiter._post(SENT, ticket)
 
+    def is_overtaken(self) -> bool:
+        """Whether the provider has refused something since this was granted, so that nothing may go now."""
+        ticket = self._ticket
+        return ticket is not None and self._limiter._is_closed(ticket)
+
     def heard(self, word: Word) -> None:
         """Say what the provider's answer says of its limits, while the request is still under way (a stream)."""
         ticket = self._ticket

@@ -202,6 +202,11 @@ class Shell:
         if core.waiting:
             self._alarm.forward(core.next_alarm())
 
+    def _is_closed(self, ticket: Ticket) -> bool:
+        """Without the lock: whether nothing goes there for now; a moment's error does no harm."""
+        discovered = ticket.lane.discovered
+        return discovered is not None and discovered.closed_until > self._clock()
+
     def _learned(self, discovered: Discovered, now: float) -> None:
         """With the lock: have something remembered, and told. Writing is not done here."""
         discovered.news = False
@@ -220,8 +225,18 @@ class Shell:
                 granted, core.granted = core.granted, []
             finally:
                 self._lock.release()
+            self._wake_all(granted)
+
+    def _wake_all(self, granted: list[Ticket]) -> None:
+        woken = 0
+        try:
             for ticket in granted:
                 self._wake(ticket)
+                woken += 1
+        except BaseException:  # interrupted: the others hold grants, and would wait for ever
+            with self._lock:
+                self._core.granted[:0] = granted[woken:]
+            raise
 
     def _wake(self, ticket: Ticket) -> None:
         waiter = ticket.waiter

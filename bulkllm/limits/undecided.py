@@ -102,7 +102,7 @@ class Undecided(SlidingWindow):
             return in_bucket
         if in_window > now + EARLIER and self.question.may_probe:
             # Twice the output that is under way must not explain a refusal.
-            return in_bucket if not self.open else self.bucket.ready_at(amount, now, after + self.open)
+            return in_bucket if not self.open else min(in_window, self.bucket.ready_at(amount, now, after + self.open))
         return in_window
 
     def _is_surely_beyond(self, now: float) -> bool:

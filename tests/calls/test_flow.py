@@ -968,3 +968,45 @@ def test_a_retry_that_finds_the_day_spent_raises_what_it_was_tried_again_for() -
     with pytest.raises(QuotaExhausted):
         world.play(call(origin=ORIGIN), good())
     assert len(world.sent) == 1
+
+
+# -- its turn ------------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_a_refusal_overtakes_is_not_sent() -> None:
+    """It was granted, and before its turn came another one was refused: it would be, too."""
+    limiter = RateLimiter(clock=(clock := FakeClock(1000.0)), memory=None)
+    world = World(limiter)
+    world.clock = clock
+    world.parts = replace(world.parts, clock=clock)
+    origin = Origin("openai", "http://127.0.0.1/v1", "0" * 12, profile_of("openai"))
+    flow = call_flow(world.parts, replace(call(), origin=origin))
+    until(world, flow, Start)
+    other = limiter.reserve_for(
+        MODEL, origin, (1.0, 0.0, 0.0, 0.0), timeout=None, priority=0.0, front=False, patience=0.0
+    )
+    other.acquire()
+    other.mark_sent()
+    other.release(word=Word("refused", (), 5.0))
+    effect = flow.send(0.0)
+    assert isinstance(effect, Reserve)
+    assert effect.reservation.front
+    assert limiter.status(MODEL).in_flight == 0
+    clock.advance(6.0)
+    effect.perform()
+    assert isinstance(flow.send(None), Start)
+    assert isinstance(flow.send(0.0), Send)
+    flow.close()
+
+
+def test_a_call_whose_time_is_over_when_its_turn_comes_is_not_sent_and_costs_nothing() -> None:
+    budget = Budget(max_tokens=1000)
+    world = World(**LIMITS)
+    world.parts = replace(world.parts, budget=budget)
+    flow = call_flow(world.parts, replace(call(), deadline=5.0))
+    until(world, flow, Start)
+    world.clock.advance(5.5)
+    with pytest.raises(LimitTimeout, match="no time was left"):
+        flow.send(5.5)
+    assert (world.remaining("rpm"), world.remaining("tpm"), world.in_flight) == (60, 6000, 0)
+    assert (world.tracker.total.attempts, budget.spent.tokens) == (0, 0.0)

@@ -4,115 +4,234 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
+from collections.abc import Generator
 from typing import Any
 
 import pytest
 
 from bulkllm import Client, RateLimit, RateLimiter
 from bulkllm.calls.gateway import LiteLLMLane
-from bulkllm.calls.starting import turn
+from bulkllm.calls.starting import passed, starting, turn
 from bulkllm.testing import FakeProvider
 
+Log = list[tuple[int, str]]
 
-async def work(name: int, log: list[tuple[int, str]], steps: int = 3) -> None:
-    """A call: it starts when it is its turn, and has its request on the wire after some steps."""
-    await turn()
+
+class Wait:
+    """Comes round to it once more."""
+
+    def __await__(self) -> Generator[None]:
+        yield
+
+
+async def call(name: int, log: Log, answer: asyncio.Event) -> int:
+    """It waits once before its request is on the wire, and then for its answer."""
     log.append((name, "starts"))
-    for _ in range(steps):
-        await asyncio.sleep(0)
+    await Wait()
     log.append((name, "sent"))
+    await answer.wait()
+    log.append((name, "answered"))
+    return name
 
 
-async def together(count: int) -> list[tuple[int, str]]:
-    log: list[tuple[int, str]] = []
-    await asyncio.gather(*(work(number, log) for number in range(count)))
-    return log
+async def work(name: int, log: Log, answer: asyncio.Event) -> int:
+    await turn()
+    return await starting(call(name, log, answer))
 
 
-def test_the_first_is_on_the_wire_while_the_others_begin() -> None:
-    log = asyncio.run(together(20))
-    assert [name for name, what in log if what == "starts"] == list(range(20))
-    assert log.index((0, "sent")) < log.index((5, "starts"))
-    assert log.index((10, "sent")) < log.index((15, "starts"))
+def names(log: Log, what: str) -> list[int]:
+    return [name for name, event in log if event == what]
+
+
+async def test_the_first_are_on_the_wire_while_the_others_have_not_begun() -> None:
+    log: Log = []
+    answer = asyncio.Event()
+    tasks = [asyncio.ensure_future(work(number, log, answer)) for number in range(40)]
+    while len(names(log, "sent")) < 40:
+        await Wait()
+    assert names(log, "starts") == list(range(40))
+    assert log.index((0, "sent")) < log.index((8, "starts"))
+    assert log.index((20, "sent")) < log.index((28, "starts"))
+    answer.set()
+    assert await asyncio.gather(*tasks) == list(range(40))
 
 
 def test_who_is_alone_goes_at_once() -> None:
-    async def alone() -> list[bool]:
-        suspended = []
+    async def alone() -> None:
         for _ in range(3):
-            coroutine = turn()
+            await turn()
+            passed()
+
+    async def watched() -> int:
+        coroutine = alone()
+        steps = 0
+        while True:
             try:
                 coroutine.send(None)
             except StopIteration:
-                suspended.append(False)
-            else:
-                suspended.append(True)
-                coroutine.close()
-            for _ in range(3):
+                return steps
+            steps += 1
+
+    assert asyncio.run(watched()) == 0
+
+
+async def test_those_who_are_cancelled_or_do_not_go_hold_nobody_up() -> None:
+    log: Log = []
+    answer = asyncio.Event()
+    answer.set()
+
+    async def changes_its_mind() -> None:
+        await turn()
+        passed()
+
+    tasks: list[asyncio.Task[Any]] = [asyncio.ensure_future(changes_its_mind()) for _ in range(10)]
+    tasks += [asyncio.ensure_future(work(number, log, answer)) for number in range(20)]
+    await Wait()
+    for task in tasks[10:28]:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=20)
+    assert all(task.done() for task in tasks)
+    assert names(log, "answered")[-2:] == [18, 19]
+
+
+async def test_a_call_that_fails_or_is_given_up_lets_the_next_one_start() -> None:
+    async def broken() -> None:
+        await turn()
+        await starting(fails())
+
+    async def fails() -> None:
+        await Wait()
+        raise ZeroDivisionError
+
+    async def hangs() -> None:
+        await turn()
+        await starting(asyncio.sleep(3600))
+
+    told = await asyncio.gather(*(broken() for _ in range(20)), return_exceptions=True)
+    assert [type(one) for one in told] == [ZeroDivisionError] * 20
+    tasks = [asyncio.ensure_future(hangs()) for _ in range(4)]
+    await Wait()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    log: Log = []
+    answer = asyncio.Event()
+    answer.set()
+    assert await asyncio.wait_for(work(7, log, answer), 20) == 7
+
+
+async def test_what_a_call_is_told_while_it_waits_reaches_it() -> None:
+    """It is awaited as any other: cancellations, answers to them, and results go through."""
+
+    async def stubborn() -> str:
+        for _ in range(3):
+            await Wait()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as cancelled:
+            try:
                 await asyncio.sleep(0)
-        return suspended
+                return f"cancelled: {cancelled}"
+            finally:
+                cleaned.append(1)
+        return "?"
 
-    assert asyncio.run(alone()) == [False] * 3
+    async def one() -> str:
+        await turn()
+        return await starting(stubborn())
+
+    cleaned: list[int] = []
+    task = asyncio.ensure_future(one())
+    for _ in range(10):
+        await Wait()
+    task.cancel("why")
+    assert await task == "cancelled: why"
+    assert cleaned == [1]
 
 
-def test_those_who_are_cancelled_hold_nobody_up() -> None:
-    async def some() -> list[tuple[int, str]]:
-        log: list[tuple[int, str]] = []
-        tasks = [asyncio.ensure_future(work(number, log)) for number in range(10)]
-        await asyncio.sleep(0)
-        for task in tasks[1:9]:
-            task.cancel()
-        await asyncio.wait(tasks, timeout=20)
-        assert all(task.done() for task in tasks)
-        return log
+async def test_calls_that_are_long_in_starting_are_not_waited_for() -> None:
+    """Whoever waits once only, and for its answer, must not make the others wait for that too."""
 
-    assert [name for name, what in asyncio.run(some()) if what == "starts"] == [0, 9]
+    gate = asyncio.Event()
+    begun: list[int] = []
+
+    async def counted() -> None:
+        await turn()
+        begun.append(1)
+        await starting(gate.wait())
+
+    tasks = [asyncio.ensure_future(counted()) for _ in range(30)]
+    for _ in range(10_000):
+        await asyncio.sleep(0.001)
+        if len(begun) == 30:
+            break
+    assert len(begun) == 30
+    gate.set()
+    await asyncio.gather(*tasks)
 
 
 def test_a_loop_that_was_stopped_goes_on_where_it_was() -> None:
     loop = asyncio.new_event_loop()
-    log: list[tuple[int, str]] = []
+    log: Log = []
+    answer = asyncio.Event()
+    answer.set()
     try:
-        tasks = [loop.create_task(work(number, log)) for number in range(5)]
+        tasks = [loop.create_task(work(number, log, answer)) for number in range(10)]
         loop.call_soon(loop.stop)
         loop.run_forever()
-        assert len(log) < 5
+        assert len(names(log, "starts")) < 10
         loop.run_until_complete(asyncio.wait_for(asyncio.gather(*tasks), 20))
     finally:
         loop.close()
-    assert [name for name, what in log if what == "starts"] == list(range(5))
+    assert names(log, "starts") == list(range(10))
 
 
-def test_the_time_it_took_is_told() -> None:
-    async def busy() -> list[float]:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        loop.time = lambda: now  # type: ignore[method-assign]
+async def test_the_time_it_took_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now)
+    answer = asyncio.Event()
+    answer.set()
+    took: list[float] = []
 
-        async def one() -> float:
-            nonlocal now
-            took = await turn()
-            now += 0.5  # seconds of CPU
-            return took
+    async def one(number: int) -> None:
+        nonlocal now
+        took.append(await turn())
+        await starting(call(number, [], answer))
+        now += 0.5  # seconds of CPU
 
-        return list(await asyncio.gather(*(one() for _ in range(4))))
+    tasks = [asyncio.ensure_future(one(number)) for number in range(6)]
+    await asyncio.gather(*tasks)
+    assert took[:4] == [0.0] * 4
+    assert took[4] >= 0.5
 
-    assert asyncio.run(busy()) == [0.0, 0.0, 0.5, 1.0], "the second came when the first had started"
+
+def test_outside_of_a_task_nobody_waits() -> None:
+    passed()  # a thread without a loop
+    coroutine = turn()
+    with pytest.raises(StopIteration) as done:
+        coroutine.send(None)
+    assert done.value.value == 0.0
+    thread = threading.Thread(target=passed)
+    thread.start()
+    thread.join(20)
 
 
 def test_a_loop_is_not_kept_for_its_line() -> None:
+    async def one() -> None:
+        answer = asyncio.Event()
+        answer.set()
+        await asyncio.gather(*(work(number, [], answer) for number in range(20)))
+
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(together_of_none())
+    loop.run_until_complete(one())
     loop.close()
     seen = weakref.ref(loop)
     del loop
     gc.collect()
     assert seen() is None
-
-
-async def together_of_none() -> None:
-    await turn()
 
 
 async def test_a_crowd_of_calls_is_on_its_way_before_the_last_of_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ class Process:
     def _go(self, ticket: Ticket) -> None:
         """A call goes out, and is over later."""
         world = self.world
-        self.core.stamp(ticket, world.now)
+        self.core.stamp(ticket, world.now, really=True)
         world.sent.append(Sent(world.now, self, ticket, self._models.pop(ticket)))
         self.sent += 1
         self.most_in_flight = max(self.most_in_flight, self.core.in_flight)
@@ -648,3 +648,25 @@ def test_a_provider_that_counts_to_the_letter_refuses_nothing(
             trailing = [at for at in trailing if at > sent.at - 5.0]
             trailing.append(sent.at)
             assert len(trailing) <= quota
+
+
+@pytest.mark.parametrize("window", ["bucket", "sliding"])
+def test_a_limit_of_an_hour_is_kept_too(world: World, window: Any) -> None:
+    """What was sent is not to be spent once more, however long a window's margin is."""
+    first, second = (world.process(RateLimit("*", rpm=300, period=3600.0, window=window)) for _ in range(2))
+    first.keep_busy(20)
+    second.keep_busy(20)
+    world.run(600)
+    assert 270 <= world.count() <= 352
+
+
+def test_what_has_left_a_window_is_past_correcting(world: World) -> None:
+    began = world.now
+    process = world.process(RateLimit("*", tpm=100_000, window="sliding"))
+    process.actual = (1.0, 1000.0, 1000.0, 0.0)
+    process.latency = 65.0
+    process.call(10, (1.0, 10_000.0, 10_000.0, 0.0))
+    world.run(62)
+    process.call(30, (1.0, 10_000.0, 10_000.0, 0.0))
+    world.run(8)
+    assert world.count(began + 61.0, dimension=1) == 100_000

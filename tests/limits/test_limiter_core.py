@@ -7,7 +7,7 @@ import pytest
 
 from bulkllm.errors import ImpossibleRequest
 from bulkllm.limits.core import Core
-from bulkllm.limits.lanes import GRANTED, NEW, SETTLED, WAITING, Ticket
+from bulkllm.limits.lanes import GRANTED, NEW, SETTLED, WAITING, Lane, Ticket
 from bulkllm.limits.origin import Origin
 from bulkllm.limits.profiles import profile_for
 from bulkllm.limits.spec import RateLimit, Window
@@ -646,3 +646,85 @@ def test_a_window_that_requests_come_too_early_for_widens_each_time_and_is_blame
         assert window.margin == min(first * 2 ** (minute + 1), 2.0)
     assert lane.discovered is not None
     assert lane.discovered.pace.rate == math.inf
+
+
+def learning(*limits: RateLimit, provider: str = "openai", base: str = "http://127.0.0.1/v1") -> tuple[Core, Lane]:
+    core = Core(limits)
+    return core, core.lane("m", Origin(provider, base, "0" * 12, profile_for(provider, base)), now=0.0)
+
+
+def test_a_request_that_takes_nothing_of_a_full_bucket_leaves_it_as_it_is() -> None:
+    """Each that is late in going out would have put it into debt by its lag: a thousand embeddings, for minutes."""
+    core, lane = learning(RateLimit("*", rpm=6000, otpm=60_000, window="bucket"))
+    early = Ticket(lane, (1.0, 10.0, 10.0, 0.0))
+    assert core.request(early, 0.0)
+    core.stamp(early, 0.0, really=True)
+    tickets = [Ticket(lane, (1.0, 10.0, 10.0, 0.0)) for _ in range(1000)]
+    for ticket in tickets:
+        assert core.request(ticket, 20.0)
+    for number, ticket in enumerate(tickets):
+        core.stamp(ticket, 20.0 + 0.003 * number, really=True)
+    otpm = next(meter for pool in lane.pools for meter in pool.live if meter.name == "otpm")
+    assert otpm.remaining(23.0) == 60_000
+
+
+def test_whoever_may_be_a_bucket_or_a_window_never_waits_longer_than_for_a_window() -> None:
+    core, lane = learning(RateLimit("*", tpm=60_000), provider="gemini", base="")
+    for number in range(10):
+        now = 0.01 * number
+        ticket = Ticket(lane, (1.0, 6000.0, 1000.0, 5000.0))
+        while not core.request(ticket, now) and ticket.state == WAITING:
+            now = core.next_alarm()
+            core.due(now)
+        assert now < 1.0
+        core.stamp(ticket, now, really=True)
+    waiting = Ticket(lane, (1.0, 6000.0, 1000.0, 5000.0))
+    assert not core.request(waiting, 1.0)
+    assert core.next_alarm() <= 61.0
+    while waiting.state == WAITING and (at := core.next_alarm()) <= 61.0:
+        core.due(at)
+    assert waiting.state == GRANTED
+
+
+def test_a_window_that_was_learned_wakes_those_who_wait_when_what_was_pending_is_sent() -> None:
+    core, lane = learning(provider="together_ai", base="")
+    told = [name for name in lane.discovered.origin.profile.headers if name.dimension == "rpm"]  # type: ignore[union-attr]
+    lane.discovered.question.answer = "sliding"  # type: ignore[union-attr]
+    lane.discovered.know("rpm", 1.0, 1.0)  # type: ignore[union-attr]
+    assert told
+    tickets = [Ticket(lane, (1.0, 0.0, 0.0, 0.0)) for _ in range(4)]
+    gone: list[float] = []
+    now = 0.0
+    for ticket in tickets:
+        if core.request(ticket, now):
+            core.stamp(ticket, now, really=True)
+            gone.append(now)
+    while len(gone) < 4 and (now := core.next_alarm()) < 100.0:
+        core.due(now)
+        granted, core.granted = core.granted, []
+        for ticket in granted:
+            core.stamp(ticket, now, really=True)
+            gone.append(now)
+    assert len(gone) == 4, "nobody waits for an answer that takes a minute"
+    assert gone[-1] <= 4.0
+
+
+def test_a_window_that_is_empty_is_not_kept_for_a_head_that_waits_for_something_else() -> None:
+    """a's model is closed for five minutes: until then b may use what comes free again in one."""
+    limit = RateLimit(["a", "b"], tpm=10_000, window="sliding")
+    core = Core([limit])
+    a, b = (
+        core.lane(name, Origin(name, "", "0" * 12, profile_for("openai", "http://127.0.0.1/v1")), now=0.0)
+        for name in "ab"
+    )
+    one = Ticket(a, (1.0, 6000.0, 6000.0, 0.0))
+    assert core.request(one, 0.0)
+    core.stamp(one, 0.0, really=True)
+    head = Ticket(a, (1.0, 6000.0, 6000.0, 0.0))
+    assert not core.request(head, 1.0)
+    core.settle(one, 2.0, one.amounts, Word("refused", (), 300.0))
+    now = 62.0
+    core.due(now)
+    assert head.state == WAITING
+    other = Ticket(b, (1.0, 6000.0, 6000.0, 0.0))
+    assert core.request(other, now)

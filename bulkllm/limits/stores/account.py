@@ -109,7 +109,7 @@ class Account:
     def settle(self, key: str, amount: float, sent_at: float, now: float) -> None:
         """As :meth:`amend`, and what turns out not to be spent may be spent here once more, while the lease lasts."""
         self.amend(key, amount, sent_at)
-        if now < self.expires_at:
+        if amount > 0 or now < self.expires_at:
             self._held[key] = max(0.0, self._held.get(key, 0.0) - amount)
 
     def claim(

@@ -70,9 +70,11 @@ class Gauge:
         left, width, kind = self.left(now), self.width, self.kind
         self._define(definition)
         if width != self.width:
+            # There and back again must change nothing, however often processes disagree.
+            nearest = math.floor if self.width < width else math.ceil
             resliced: dict[int, float] = {}
             for number, amount in self.spent.items():
-                mine = math.ceil(number * width / self.width)
+                mine = nearest(number * width / self.width)
                 resliced[mine] = resliced.get(mine, 0.0) + amount
             self.spent = resliced
         if self.kind == "bucket":

@@ -97,9 +97,11 @@ local function adopt(gauge, meter)
     local left, width, kind = gauge_left(gauge), width_of(gauge), gauge.kind
     define(gauge, meter)
     if width ~= width_of(gauge) then
+        -- There and back again must change nothing, however often processes disagree.
+        local nearest = width_of(gauge) < width and math.floor or math.ceil
         local resliced = {}
         for number, amount in pairs(gauge.spent) do
-            local mine = math.ceil(number * width / width_of(gauge))
+            local mine = nearest(number * width / width_of(gauge))
             resliced[mine] = (resliced[mine] or 0) + amount
         end
         gauge.spent = resliced

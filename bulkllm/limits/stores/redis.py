@@ -83,9 +83,10 @@ class RedisStore(Store):
         if (url is None) == (client is None):
             raise ConfigError("RedisStore takes a URL or a client, one of them")
         self._errors, self._broken, self._no_script = _errors()
-        self._client = client if url is None else _connect(url, timeout)
+        self._make: Callable[[], Any] = (lambda: client) if url is None else _connection(url, timeout)
+        self._client: Any = client
         self._name = "a given client" if url is None else _without_secrets(url)
-        options = getattr(getattr(self._client, "connection_pool", None), "connection_kwargs", {})
+        options = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
         if options.get("decode_responses"):
             raise ConfigError("RedisStore needs a client that gives bytes: make it without decode_responses=True")
         self._clock = clock
@@ -152,7 +153,8 @@ class RedisStore(Store):
 
     def disconnect(self) -> None:
         """See :meth:`.base.Store.disconnect`. The next use connects again."""
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
     def __repr__(self) -> str:
         return f"RedisStore({self._name!r})"
@@ -196,6 +198,8 @@ class RedisStore(Store):
     def _run(self, group: str, request: Mapping[str, object], memory: bytes) -> list[Any]:
         arguments = (1, _key(group), json.dumps(request, allow_nan=False), memory)
         try:
+            if self._client is None:
+                self._client = self._make()  # a cluster's asks the server who belongs to it
             try:
                 return self._evaluate(arguments)
             except self._broken:  # the server was restarted, or the connection had been idle for too long
@@ -249,18 +253,21 @@ def _errors() -> tuple[tuple[type[Exception], ...], type[Exception], type[Except
     return every, redis.ConnectionError, redis.exceptions.NoScriptError
 
 
-def _connect(url: str, timeout: float) -> Any:
+def _connection(url: str, timeout: float) -> Callable[[], Any]:
+    """What makes a client for a URL."""
     redis = _package()
     scheme, _, rest = url.partition("://")
     if scheme not in SCHEMES or not rest:
         raise ConfigError(f"{_without_secrets(url)!r} is no URL of a server; it begins with one of {sorted(SCHEMES)}")
     kind = redis.RedisCluster if scheme.endswith("+cluster") else redis.Redis
     never = redis.retry.Retry(redis.backoff.NoBackoff(), 0)  # we try again ourselves, and know when that is harmless
+    address = f"{SCHEMES[scheme]}://{rest}"
+    options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": never}
     try:
-        options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": never}
-        return kind.from_url(f"{SCHEMES[scheme]}://{rest}", **options)
+        redis.connection.parse_url(address)
     except ValueError as error:
         raise ConfigError(f"{_without_secrets(url)!r} is no URL of a server: {error}") from error
+    return lambda: kind.from_url(address, **options)
 
 
 def _without_secrets(url: str) -> str:
