@@ -13,7 +13,7 @@ from ..errors import ImpossibleRequest
 from .bucket import TokenBucket, give_back_all, take_all
 from .discovery import Discovered, next_to_empty
 from .lanes import GRANTED, Ticket
-from .pool import Amounts
+from .pool import Amounts, Pool
 from .spec import OUTPUT_TOKENS, REQUESTS, WITH_OUTPUT
 from .undecided import Question, Undecided
 from .word import Word
@@ -21,6 +21,10 @@ from .word import Word
 # How long after its grant a request is taken to be sent at the latest, where its owner says when. A busy event loop
 # sends a few tenths of a second later; whoever takes longer must not stop a bucket from refilling for others.
 LARGEST_LAG: Final = 0.5
+
+# By how many requests, and seconds at most, a bucket of ours is ahead of the provider's, for all that one refusal says.
+_SOME: Final = 2.0
+_DIFFERENCE: Final = 0.25
 
 NOTHING: Final[Amounts] = (0.0, 0.0, 0.0, 0.0)
 
@@ -155,8 +159,19 @@ def _accounts_for(ticket: Ticket, discovered: Discovered, now: float) -> bool:
                 return True
         if discovered.may_be_close(passage):
             discovered.was_close(passage)
+            _fall_behind(pool, ticket.amounts, now)
             return True
     return False
+
+
+def _fall_behind(pool: Pool, amounts: Amounts, now: float) -> None:
+    """Our bucket is ahead of the provider's by a little, and would stay so: it loses what some requests take.
+
+    Of requests it does in any case, for a refused one stays counted. Its tokens come back when it is settled.
+    """
+    for meter in pool.meters:
+        if isinstance(meter, TokenBucket) and meter.dimension != REQUESTS:
+            meter.take(min(_SOME * amounts[meter.dimension], _DIFFERENCE * meter.quota / meter.period), now)
 
 
 def _bucket_explains(ticket: Ticket, question: Question, now: float) -> bool:
