@@ -20,14 +20,14 @@ from weakref import WeakKeyDictionary
 Result = TypeVar("Result")
 
 _AT_ONCE: Final = 16
-"""So many are brought to the wire at a time. With 4 of them, calls that take all of the CPU cost a third more of it, for
-each step of LiteLLM then finds the processor's caches full of another one; with 16 it is some 5 %."""
+"""So many are brought to the wire at a time. With 4 of them, calls that take all of the CPU cost a third more of it:
+each step of LiteLLM then finds the processor's caches full of another one. With 16 it is a few hundredths at most."""
 
 _WAITS: Final = 2
 """Where a call waits for the second time, it waits for its answer; the first time for that thread."""
 
 _SURELY: Final = 0.01
-"""Other providers' ways differ. After so many seconds a call need not be waited for: 1,600 a second may start even so."""
+"""Other providers' ways differ: after so many seconds a call need not be waited for. 1,600 a second may start so."""
 
 
 class _Line:
