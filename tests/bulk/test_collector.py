@@ -9,6 +9,8 @@ import pytest
 from bulkllm.bulk import run
 from bulkllm.bulk.collector import collector_at_rest
 
+FEW = 1_000  # of the interpreter's own are frozen
+
 
 class Cycle:
     def __init__(self) -> None:
@@ -17,10 +19,10 @@ class Cycle:
 
 @pytest.fixture(autouse=True)
 def as_it_was() -> Any:
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() < FEW
     before, thresholds = list(gc.callbacks), gc.get_threshold()
     yield
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() < FEW
     assert gc.callbacks == before
     assert gc.get_threshold() == thresholds
 
@@ -30,16 +32,16 @@ def test_what_has_lived_through_a_full_collection_is_left_alone_until_the_end() 
     seen = weakref.ref(old)
     with collector_at_rest():
         gc.collect(1)
-        assert gc.get_freeze_count() == 0
+        assert gc.get_freeze_count() < FEW
         gc.collect()
-        assert gc.get_freeze_count() > 1000
+        assert gc.get_freeze_count() > 10 * FEW
         new = Cycle()
         made = weakref.ref(new)
         del old, new
         gc.collect()
         assert made() is None  # what is made anew is collected
         assert seen() is not None
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() < FEW
     gc.collect()
     assert seen() is None
 
@@ -80,8 +82,8 @@ def test_the_last_of_several_gives_it_back() -> None:
     with collector_at_rest():
         with collector_at_rest():
             gc.collect()
-        assert gc.get_freeze_count() > 0
-    assert gc.get_freeze_count() == 0
+        assert gc.get_freeze_count() > 10 * FEW
+    assert gc.get_freeze_count() < FEW
 
 
 def test_what_the_program_has_frozen_stays_frozen() -> None:
@@ -118,6 +120,6 @@ def test_a_run_leaves_what_was_there_alone() -> None:
         return {}, None
 
     assert run([f"p{number}" for number in range(10)], call=call, model="m", progress=False, max_in_flight=1).ok == 10
-    assert frozen[:5] == [0] * 5
-    assert min(frozen[5:]) > 1000
+    assert max(frozen[:5]) < FEW
+    assert min(frozen[5:]) > 10 * FEW
     assert min(young) > gc.get_threshold()[0]
