@@ -159,9 +159,9 @@ class Engine:
         self.cancel()
         pending = {*self._rows, *([self._feeder] if self._feeder is not None else [])}
         cancelled: asyncio.CancelledError | None = None
-        while pending:
+        while pending := {task for task in pending if not task.done()}:
             try:
-                _, pending = await asyncio.wait(pending)
+                await asyncio.wait(pending)
             except asyncio.CancelledError as again:
                 cancelled = again
         if cancelled is not None:
