@@ -20,7 +20,7 @@ from ..limits.estimate import TokenEstimator
 from ..limits.pool import DIMENSIONS, Amounts
 from ..limits.reservation import amounts_of
 from ..limits.spec import REQUESTS
-from .asking import Call, Reply, attach_all, charge, secrets_in, together
+from .asking import Call, Reply, charge, secrets_in, together
 from .fallbacks import PLACE
 from .places import Deployment
 from .pools import Breaker, Refusal, last_word
@@ -130,13 +130,7 @@ class Deployments:
                 records.append(record_of_error(error))
                 refusals.append(Refusal(place.breaker, verdict, error))
                 left = [other for other in left if other.breaker.stopped is None]  # other rows may have met that
-                if waits or not (left or spent):
-                    word = last_word(refusals)
-                    attach_all(word, records)
-                    refusals.clear()  # or the error's traceback would hold this frame, and this frame the error
-                    if word is error:
-                        raise
-                    raise word from None
+                over = waits or not (left or spent)
             else:
                 place.breaker.answered(reply[1])
                 for refuser, verdict, problem in suspects:  # so it was not the request's fault
@@ -144,6 +138,8 @@ class Deployments:
                 return reply if not records else Reply(reply[0], together([*records, reply[1]]))
             finally:
                 place.active -= 1
+            if over:
+                raise last_word(refusals, records)
 
 
 def soonest(status: LimitStatus, active: int, amounts: Amounts) -> tuple[float, float, int]:

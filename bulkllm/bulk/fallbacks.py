@@ -13,7 +13,7 @@ from typing import Any, Final
 from ..accounting import UsageRecord
 from ..calls import record_of_error
 from ..errors import ConfigError
-from .asking import Call, Reply, attach_all, charge, secrets_in, together
+from .asking import Call, Reply, charge, secrets_in, together
 from .pools import Breaker, Refusal, last_word
 from .request import BulkRequest, secrets_of
 from .variants import from_preset
@@ -95,30 +95,23 @@ class Fallbacks:
         open_ = [step for step in steps if step[0].stopped is None] or steps[:1]
         records: list[UsageRecord | None] = []
         refusals: list[Refusal] = []
-        for number, (breaker, asked) in enumerate(open_, 1):
+        for breaker, asked in open_:
             try:
                 reply = await self._call(asked)
             except Exception as error:
                 verdict = judge(error)
                 breaker.failed(verdict, asked.model, type(error).__name__)
-                refusals.append(Refusal(breaker, verdict, error))
                 if verdict.ends_run or verdict.too_large:
                     charge(error, records)
                     raise
+                refusals.append(Refusal(breaker, verdict, error))
                 records.append(record_of_error(error))
-                if number == len(open_):
-                    word = last_word(refusals)
-                    attach_all(word, records)
-                    refusals.clear()  # or the error's traceback would hold this frame, and this frame the error
-                    if word is error:
-                        raise
-                    raise word from None
             else:
                 breaker.answered(reply[1])
                 if not records:
                     return reply
                 return Reply(reply[0], together([*records, reply[1]]), reply[2] if len(reply) > 2 else None)  # noqa: PLR2004 - a Reply
-        raise AssertionError("there is always somebody to ask")
+        raise last_word(refusals, records)
 
 
 def _provider(model: str) -> str:

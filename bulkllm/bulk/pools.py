@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from ..accounting import UsageRecord
+from .asking import attach_all
 from .verdict import Verdict
 from .waiting import Met, PoolName, Waiting
 
@@ -39,13 +40,17 @@ class Refusal(NamedTuple):
         return self.breaker.stopped is None and not verdict.ends_pool and verdict.cure is None
 
 
-def last_word(refusals: Sequence[Refusal]) -> Exception:
-    """Of what a row was told at several places, what it fails with in the end.
+def last_word(refusals: list[Refusal], records: Sequence[UsageRecord | None]) -> Exception:
+    """What a row fails with that was refused at several places, with the record of all that it was asked.
 
-    What a sound place said last, if there is one: an empty account or a refused key speaks for all other rows too, and
-    they may still be asked at that place. Otherwise what was said last.
+    It is what a sound place said last, if there is one: an empty account or a refused key speaks for all other rows
+    too, and they may still be asked at that place. Otherwise what was said last. It is to be raised outside of the
+    handlers, or it would get another context than it came with. Takes the refusals away, so that no frame keeps them.
     """
-    return next((one.error for one in reversed(refusals) if one.is_the_rows), refusals[-1].error)
+    word = next((one.error for one in reversed(refusals) if one.is_the_rows), refusals[-1].error)
+    attach_all(word, records)
+    refusals.clear()
+    return word
 
 
 Line: TypeAlias = "Waiting | deque[Met]"

@@ -112,6 +112,7 @@ class _Watched:
                 except BaseException as error:  # noqa: BLE001 - it is the call's
                     step, given = call.throw, error
         finally:
+            given = None  # an error's traceback would hold this frame, and this frame the error
             self._line.over(self._loop, self._task)
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from bulkllm import Budget, Cache, Price, RateLimit
-from bulkllm.bulk import RunResult, run
-from bulkllm.bulk.deployments import soonest
+from bulkllm import Budget, Cache, Price, RateLimit, RateLimiter
+from bulkllm.bulk import BulkRequest, RunResult, run
+from bulkllm.bulk.deployments import Deployments, Place, soonest
 from bulkllm.calls import RetryPolicy
 from bulkllm.client import Client
 from bulkllm.errors import ConfigError
 from bulkllm.testing import FakeProvider, Fault
+from tests.bulk.conftest import ProviderError
 
 ROWS = [f"Tell me of {number}." for number in range(60)]
 
@@ -129,3 +130,28 @@ def test_token_limits_are_seen_in_tokens() -> None:
 def test_a_model_is_needed() -> None:
     with pytest.raises(ConfigError, match="give model="):
         run(ROWS, deployments=[{"model": "openai/a"}], progress=False)
+
+
+async def test_a_place_that_other_rows_have_stopped_meanwhile_is_not_asked(error: Any) -> None:
+    """Else the row would fail with what stopped that place, and stop the model that is sound at another."""
+    asked: list[str] = []
+    limiter = Client(RateLimiter(learn=False))
+
+    async def west(request: BulkRequest) -> Any:
+        asked.append("west")
+        places[1].breaker.stopped = "the key is refused"
+        raise error("InternalServerError", 500)
+
+    async def east(request: BulkRequest) -> Any:
+        asked.append("east")
+        raise error("AuthenticationError", 401)
+
+    places = [Place({"model": "openai/m"}, limiter, call) for call in (west, east)]
+    deployments = Deployments("openai/m", places, west)
+    request = BulkRequest(
+        0, None, b"", b"", "completion", "openai/m", None, {"model": "openai/m", "messages": []}, {}, None
+    )
+    with pytest.raises(ProviderError) as caught:
+        await deployments(request)
+    assert type(caught.value).__name__ == "InternalServerError"
+    assert asked == ["west"]

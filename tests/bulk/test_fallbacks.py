@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,12 @@ import pytest
 
 from bulkllm.accounting import Usage, UsageRecord
 from bulkllm.bulk import BulkRequest, RunResult, run
+from bulkllm.bulk.fallbacks import Fallbacks, alternatives
 from bulkllm.calls import RetryPolicy
 from bulkllm.errors import ConfigError, QuotaExhausted, RowFailed
 from bulkllm.models import LLMConfig
 from bulkllm.testing import FakeProvider, Fault
+from tests.bulk.conftest import ProviderError
 
 
 class Models:
@@ -173,3 +177,35 @@ def test_keys_in_rows_have_their_luck_apart(calls: Any, error: Any) -> None:
     assert result.ok == 30
     assert asked.count(("openai/a", "sk-dead")) == 10
     assert asked.count(("openai/a", "sk-good")) == 15
+
+
+@pytest.mark.parametrize("second", ["AuthenticationError", "RateLimitError"])
+async def test_the_error_is_as_it_was_raised_and_is_not_kept(second: str, calls: Any, error: Any) -> None:
+    """It has the cause and the context that LiteLLM gave it, whichever of the errors it is, and no frame holds it."""
+    cause = ValueError("why")
+
+    async def ask(request: BulkRequest) -> Any:
+        raise error("InternalServerError" if request.model == "openai/a" else second, 500) from cause
+
+    async def told() -> None:
+        with pytest.raises(ProviderError) as caught:
+            await fallbacks(request)
+        problem = caught.value
+        assert type(problem).__name__ == ("InternalServerError" if second == "AuthenticationError" else second)
+        assert problem.__cause__ is cause
+        assert problem.__context__ is None
+
+    fallbacks = Fallbacks(ask, alternatives(["openai/b"]))
+    request = BulkRequest(0, None, b"", b"", "completion", "openai/a", None, {"model": "openai/a"}, {}, None)
+    await told()
+    with contextlib.suppress(Exception):
+        await fallbacks(request)
+    gc.collect()
+    gc.disable()
+    try:
+        before = len([one for one in gc.get_objects() if isinstance(one, BaseException)])
+        with contextlib.suppress(Exception):
+            await fallbacks(request)
+        assert len([one for one in gc.get_objects() if isinstance(one, BaseException)]) == before
+    finally:
+        gc.enable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import weakref
@@ -259,3 +260,29 @@ async def test_a_crowd_of_calls_is_on_its_way_before_the_last_of_it_begins(monke
         await asyncio.gather(*(ask(number) for number in range(60)))
     assert len(log) == 120
     assert "answer" in log[:60]
+
+
+async def test_an_error_of_a_call_is_not_kept() -> None:
+    class Odd(Exception):
+        """It can be referred to weakly."""
+
+    async def given_up() -> None:
+        await asyncio.Event().wait()
+
+    async def one() -> None:
+        await turn()
+        await starting(given_up())
+
+    gc.collect()
+    gc.disable()
+    try:
+        coroutine = one()
+        coroutine.send(None)
+        error = Odd()
+        seen = weakref.ref(error)
+        with contextlib.suppress(Odd):
+            coroutine.throw(error)
+        del error, coroutine
+        assert seen() is None
+    finally:
+        gc.enable()

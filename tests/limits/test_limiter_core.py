@@ -728,3 +728,15 @@ def test_a_window_that_is_empty_is_not_kept_for_a_head_that_waits_for_something_
     assert head.state == WAITING
     other = Ticket(b, (1.0, 6000.0, 6000.0, 0.0))
     assert core.request(other, now)
+
+
+def test_a_bucket_of_tokens_that_is_ahead_of_the_providers_falls_behind_with_a_refusal() -> None:
+    """Its tokens come back, for they were not counted; but two requests' worth was never there."""
+    core, lane = learning(RateLimit("*", tpm=60_000, window="bucket"))
+    (tpm,) = lane.pools[0].live
+    first, second = (Ticket(lane, (1.0, 60_000.0 - 100.0 * part, 0.0, 0.0)) for part in (1, 599))
+    for ticket in (first, second):
+        assert core.request(ticket, 0.0)
+        core.stamp(ticket, 0.0, really=True)
+    core.settle(second, 0.01, (1.0, 0.0, 0.0, 0.0), Word("refused", (), 0.1))
+    assert tpm.remaining(0.01) == pytest.approx(100 + 10 - 2 * 100)

@@ -13,6 +13,7 @@ import redis
 
 from bulkllm.errors import ConfigError
 from bulkllm.limits.stores import Claim, Lease, Meter, Report, Spending, Store, View
+from bulkllm.limits.stores.gauge import Gauge
 from bulkllm.limits.stores.memory import MemoryStore
 from bulkllm.limits.stores.redis import RedisStore
 from bulkllm.limits.stores.sqlite import SQLiteStore
@@ -1000,3 +1001,16 @@ def test_a_correction_or_closing_that_cannot_be_is_refused(desk: Desk) -> None:
     for seconds in (-1.0, math.inf, math.nan):
         with pytest.raises(ConfigError, match="closed"):
             desk.store.close(desk.group, "gpt", seconds)
+
+
+def test_processes_that_disagree_how_a_limit_counts_do_not_push_its_spending_into_the_future() -> None:
+    bucket = ("bucket", 60.0, 60.0, 60.0, True)
+    window = ("sliding", 60.0, 60.3, 60.0, True)
+    gauge = Gauge(bucket, 0.0)  # type: ignore[arg-type]  # as the ledger writes it
+    gauge.spend(60.0, 10.0)
+    for _ in range(100):
+        gauge.adopt(window, 10.0)  # type: ignore[arg-type]  # likewise
+        gauge.adopt(bucket, 10.0)  # type: ignore[arg-type]  # likewise
+    gauge.adopt(window, 10.0)  # type: ignore[arg-type]  # likewise
+    assert gauge.left(11.0) == 0.0
+    assert gauge.left(73.0) == 60.0
