@@ -82,7 +82,18 @@ class QuotaExhausted(LimitError):
 
 
 class StoreUnavailable(LimitError):
-    """The store through which several processes share limits cannot be reached, or cannot be used now."""
+    """The store through which several processes share limits cannot be reached, or cannot be used now.
+
+    Attributes:
+        retry_after: seconds after which it probably can be used; None where nobody knows.
+    """
+
+    def __init__(self, problem: str, *, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(problem)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_store_unavailable, (str(self), self.retry_after)
 
 
 class BudgetExceeded(BulkLLMError):
@@ -166,3 +177,7 @@ def _rebuild_request_file_error(
     problem: str, path: Path | None, line: int | None, column: int | None
 ) -> RequestFileError:
     return RequestFileError(problem, path=path, line=line, column=column)
+
+
+def _rebuild_store_unavailable(problem: str, retry_after: float | None) -> StoreUnavailable:
+    return StoreUnavailable(problem, retry_after=retry_after)

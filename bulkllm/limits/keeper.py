@@ -136,18 +136,20 @@ class Keeper:
     def _say(self, claim: Claim, began: float) -> None:
         limiter = self._limiter
         leases = self.leases
+        retry_after: float | None = None
         try:
             lease = self._store.lease(self.sharing.group, claim)
         except Exception as error:  # noqa: BLE001 - whatever it is: a thread that dies would leave everybody waiting
             if not leases.away:
                 self._tell_away(error)
             lease = None
+            retry_after = error.retry_after if isinstance(error, StoreUnavailable) else None
         back = leases.away and lease is not None
         with limiter._lock:
             limiter._take_in()
             now = self._clock()
             if lease is None:
-                leases.failed(now, random.random())  # noqa: S311 - spreads processes, keeps no secret
+                leases.failed(now, random.random(), retry_after)  # noqa: S311 - spreads processes, keeps no secret
             else:
                 leases.took(lease, now, max(PAUSE, _PATIENCE * (now - began)))
             limiter._core.changed(now)

@@ -151,11 +151,20 @@ class Leases:
                 pool.regain()
         self._lend(now)
 
-    def failed(self, now: float, chance: float = 0.5) -> None:
-        """The store is away. ``chance``, from 0 to 1, keeps processes from coming back all at once."""
+    def failed(self, now: float, chance: float = 0.5, retry_after: float | None = None) -> None:
+        """The store is away.
+
+        Args:
+            now: seconds.
+            chance: from 0 to 1; keeps processes from coming back all at once.
+            retry_after: when to come again, where the store says so.
+        """
         self._asked = None
-        self._retry_at = now + self._retry * (0.5 + chance)
-        self._retry = min(_LONGEST_RETRY, 2 * self._retry)
+        if retry_after is not None:
+            self._retry_at = now + retry_after
+        else:
+            self._retry_at = now + self._retry * (0.5 + chance)
+            self._retry = min(_LONGEST_RETRY, 2 * self._retry)
         if not self.away:
             self.away = True
             for pool in self.pools:

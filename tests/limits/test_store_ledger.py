@@ -2,87 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import redis
 
 from bulkllm.errors import ConfigError
-from bulkllm.limits.stores import Claim, Lease, Meter, Report, Spending, Store, View
+from bulkllm.limits.stores import Claim, Meter, Report, Spending, Store, View
 from bulkllm.limits.stores.gauge import Gauge
 from bulkllm.limits.stores.memory import MemoryStore
 from bulkllm.limits.stores.redis import RedisStore
 from bulkllm.limits.stores.sqlite import SQLiteStore
+from tests.limits.desk import RPM, Clock, Desk
 
-RPM = Meter("rpm", "bucket", 60, whole=True)
 TPM = Meter("tpm", "bucket", 6000)
 WINDOW = Meter("tpm", "sliding", 6000)
 SLOTS = Meter("in flight", "slots", 10)
-
-_numbers = itertools.count()
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_795_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Desk:
-    """One group of one store, and claims in few words."""
-
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self.store = store
-        self.clock = clock
-        self.group = f"group {next(_numbers)}"
-        self.meters: tuple[Meter, ...] = (RPM,)
-        self.ttl = 5.0
-        self._serials = itertools.count(1)
-
-    def claim(
-        self,
-        owner: str,
-        want: float | dict[str, float] | None = None,
-        *,
-        least: float | dict[str, float] | None = None,
-        keep: float | dict[str, float] | None = None,
-        spent: list[tuple[str, float, float]] | None = None,
-        leaving: bool = False,
-    ) -> Lease:
-        key = self.meters[0].key
-
-        def amounts(given: float | dict[str, float] | None) -> dict[str, float]:
-            return {} if given is None else given if isinstance(given, dict) else {key: given}
-
-        reports = (Report(next(self._serials), tuple(Spending(*each) for each in spent)),) if spent else ()
-        claim = Claim(
-            owner,
-            self.meters,
-            self.ttl,
-            want=amounts(want),
-            least=amounts(least),
-            keep=amounts(keep),
-            reports=reports,
-            leaving=leaving,
-        )
-        return self.store.lease(self.group, claim)
-
-    def use_up(self, **amounts: float) -> None:
-        """Somebody spends this much, and goes."""
-        self.claim("passer-by", amounts)
-        self.claim("passer-by", spent=[(key, amount, 0.0) for key, amount in amounts.items()], leaving=True)
-
-    def left(self) -> float:
-        return self.store.look(self.group).left.get(self.meters[0].key, self.meters[0].size)
-
-    def wait(self, seconds: float) -> None:
-        self.clock.now += seconds
 
 
 @pytest.fixture
@@ -864,100 +801,6 @@ def test_looking_changes_nothing_and_makes_nothing(desk: Desk) -> None:
     assert desk.store.look(desk.group) == View({}, {}, {})
     desk.claim("a", 10)
     assert desk.store.look(desk.group) == desk.store.look(desk.group)
-
-
-# -- a state that is lost ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["sqlite", "valkey"])
-def lossy(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> tuple[list[Desk], Callable[[], None]]:
-    """The desks of two processes, and what makes their store forget everything."""
-    if request.param == "sqlite":
-        path = tmp_path / "limits.sqlite3"
-        desks = [Desk(SQLiteStore(path, clock=clock), clock) for _ in range(2)]
-
-        def lose() -> None:
-            path.unlink()
-
-    else:
-        monkeypatch.setattr("bulkllm.limits.stores.redis._REMEMBER_EVERY", -1.0)
-        url: str = request.getfixturevalue("valkey")
-        desks = [Desk(RedisStore(url, clock=clock), clock) for _ in range(2)]
-
-        def lose() -> None:
-            with redis.Redis.from_url(url) as client:
-                client.delete(f"bulkllm:limits:1:{{{desks[0].group}}}")
-
-    desks[1].group = desks[0].group
-    return desks, lose
-
-
-Lossy = tuple[list[Desk], Callable[[], None]]
-
-
-@pytest.mark.parametrize("meter", [RPM, Meter("rpm", "sliding", 60, whole=True)], ids=lambda meter: meter.kind)
-def test_whoever_remembers_brings_it_back(lossy: Lossy, meter: Meter) -> None:
-    (desk, _), lose = lossy
-    desk.meters = (meter,)
-    desk.claim("a", 50)
-    desk.claim("a", keep=10, spent=[("rpm", 40, 0.0)])
-    desk.store.close(desk.group, "p", 30)
-    lose()
-    assert desk.left() == 10
-    lease = desk.claim("b", 20)
-    assert lease.granted == {"rpm": 10}
-    view = desk.store.look(desk.group)
-    assert view.held == {"a": {"rpm": 10}, "b": {"rpm": 10}}
-    assert view.closed == {"p": pytest.approx(30)}
-    desk.wait(61)
-    assert desk.left() == 60
-
-
-@pytest.mark.parametrize("meter", [RPM, Meter("rpm", "sliding", 60, whole=True)], ids=lambda meter: meter.kind)
-def test_what_two_remember_is_missing_once(lossy: Lossy, meter: Meter) -> None:
-    (first, second), lose = lossy
-    first.meters = second.meters = (meter,)
-    first.claim("a", 30)
-    first.claim("a", spent=[("rpm", 30, 0.0)])
-    second.claim("b", 5)
-    lose()
-    assert first.claim("a", 10).left == {"rpm": 20}, "this one has not heard of the five"
-    assert second.claim("b", keep=5).left == {"rpm": 15}
-    assert first.claim("a", keep=10).left == {"rpm": 15}
-
-
-def test_what_one_remembers_is_missing_from_what_others_began_anew(lossy: Lossy) -> None:
-    (first, second), lose = lossy
-    first.claim("a", 50)
-    first.claim("a", spent=[("rpm", 50, 0.0)])
-    lose()
-    assert second.claim("b", 20).granted == {"rpm": 20}
-    second.claim("b", spent=[("rpm", 20, 0.0)])
-    assert first.claim("a", 1).granted == {}
-    assert first.left() == -10
-
-
-def test_a_store_whose_clock_is_another_one_now_takes_the_state_over(lossy: Lossy) -> None:
-    (desk, _), lose = lossy
-    desk.meters = (WINDOW,)
-    desk.claim("a", 6000)
-    desk.claim("a", keep=0, spent=[("tpm", 5000, 0.0)])
-    desk.claim("a", 1000)
-    desk.store.close(desk.group, "p", 30)
-    lose()
-    desk.wait(-10_000_000)
-    view = desk.store.look(desk.group)
-    assert view.left == {"tpm": 0}
-    assert view.held == {"a": {"tpm": 1000}}
-    assert view.closed == {"p": pytest.approx(30, abs=0.5)}
-    desk.claim("a", keep=1000)
-    desk.wait(4)
-    desk.claim("a", 1, keep=0)
-    assert desk.left() == pytest.approx(999)
-    desk.wait(57)
-    assert desk.left() == 6000
 
 
 # -- nonsense ----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
-from ...errors import ConfigError
+from ...errors import ConfigError, StoreUnavailable
 
 Kind = Literal["bucket", "sliding", "slots"]
 """``slots`` counts what is under way at once, the others what goes out over time."""
@@ -200,9 +200,12 @@ class Store(ABC):
     others from that moment on. What it spent since its last report is then missing from the books: at most one
     lease, once. Should the owner turn out to be alive, its late reports are booked, into debt if need be.
 
-    What happens when a store loses its state (a server is restarted, a damaged file replaced): whoever used it in
-    this process remembers it, from a second before at most, and the first claim brings it back, with nothing added
-    for the time in between. Only where nobody who comes remembers it, all meters start full.
+    What happens when a store loses its state, or comes back with an older one (a server is restarted, a snapshot or a
+    damaged file replaces what was there): whoever used it in this process remembers it, from a second before at most,
+    and the first claim brings it back, with nothing added for the time in between. Others may remember a newer state,
+    and have two seconds to come: until then nothing is booked, and claims raise
+    :class:`~bulkllm.errors.StoreUnavailable` with a ``retry_after``. Only where nobody who comes remembers it, all
+    meters start full.
     """
 
     @abstractmethod
@@ -269,6 +272,11 @@ class Store(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.disconnect()
+
+
+def settles(store: Store, wait: float) -> StoreUnavailable:
+    """What a claim raises while a state that was lost is brought back."""
+    return StoreUnavailable(f"{store!r} lost its state, and waits for those who remember it", retry_after=wait)
 
 
 def check_correction(meter: Meter, bounds: Iterable[float | None], ago: float) -> None:

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
 
-from .base import Claim, Lease, Meter, Store, View, check_closing, check_correction
+from .base import Claim, Lease, Meter, Store, View, check_closing, check_correction, settles
 from .ledger import Ledger
 
 Result = TypeVar("Result")
@@ -30,7 +30,10 @@ class LedgerStore(Store):
 
     def lease(self, group: str, claim: Claim) -> Lease:
         """See :meth:`.base.Store.lease`."""
-        return self._with_ledger(group, lambda ledger, clock: ledger.lease(claim, clock))
+        lease = self._with_ledger(group, lambda ledger, clock: ledger.lease(claim, clock))
+        if isinstance(lease, float):
+            raise settles(self, lease)
+        return lease
 
     def correct(
         self,

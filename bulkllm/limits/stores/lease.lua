@@ -7,7 +7,9 @@
 -- The state is packed by cmsgpack, which keeps every digit of a number; cjson, which keeps 14, only reads here.
 -- Numbers go out as text with 17 digits. The names are those of the Python modules, where the why is explained.
 
-local DEMAND_LASTS, LOOK_AGAIN, SOONEST, CLOCK_STEP, SAME_CLOCK = 2.0, 0.1, 0.001, 1.0, 1.0
+local DEMAND_LASTS, LOOK_AGAIN, SOONEST, CLOCK_STEP = 2.0, 0.1, 0.001, 1.0
+local SETTLES, SAME_CLOCK, LIVES = 2.0, 1.0, 8
+local SMALL = 16384 -- bytes: a state of this size goes along with each answer
 local SLICES = {bucket = 64, sliding = 128, slots = 1}
 local INF = math.huge
 
@@ -419,47 +421,93 @@ local function excess_of(tenant)
     return excess
 end
 
-local function inherit(earlier, elapsed)
+-- revival.py --------------------------------------------------------------------------------------------------------
+
+local function is_among(name, names)
+    for _, each in ipairs(names) do
+        if each == name then return true end
+    end
+    return false
+end
+
+local function lacks(epoch, written)
+    if not epoch then return false end
+    if epoch == state.epoch then return written > state.written end
+    if is_among(epoch, state.past) then return state.settling and written > state.settling.written end
+    return true
+end
+
+local function inherit(gauge, earlier, then_, shift)
+    if gauge.kind == 'bucket' then
+        local missing = 0
+        if earlier.kind == 'bucket' then
+            local refilled = (then_ - earlier.at) * earlier.quota / earlier.period
+            missing = earlier.capacity - math.min(earlier.capacity, earlier.level + refilled)
+        else
+            for _, amount in pairs(earlier.spent) do missing = missing + amount end
+        end
+        gauge.level, gauge.at = gauge_left(gauge) - missing, now
+    end
+    local same = shift == 0 and width_of(earlier) == width_of(gauge)
+    for number, amount in pairs(earlier.spent) do
+        if not same then number = math.ceil((number * width_of(earlier) + shift) / width_of(gauge)) end
+        gauge.spent[number] = (gauge.spent[number] or 0) + amount
+    end
+    gauge.top = math.max(gauge.top, earlier.top)
+end
+
+local function take_up(earlier, elapsed)
     local shift = now - elapsed - earlier.now
     if math.abs(shift) < SAME_CLOCK then shift = 0 end
+    if not (state.settling and is_among(earlier.epoch, state.past)) then
+        local before = cmsgpack.pack(state.gauges)
+        if earlier.epoch == state.epoch or is_among(state.epoch, earlier.past) then
+            before = cmsgpack.pack({})
+            state.tenants = {}
+            state.past[#state.past + 1] = state.epoch
+            state.epoch = request.new_epoch
+        end
+        state.settling = {['until'] = now + SETTLES, before = before}
+    end
+    local settling = state.settling
+    settling.written = earlier.written
+    state.written = math.max(state.written, earlier.written)
+    state.gauges = cmsgpack.unpack(settling.before)
     for key, gauge in pairs(earlier.gauges) do
-        local mine = state.gauges[key]
-        if not mine then
-            mine = new_gauge({
+        if not state.gauges[key] then
+            state.gauges[key] = new_gauge({
                 kind = gauge.kind, quota = gauge.quota, period = gauge.period, size = gauge.capacity,
                 whole = gauge.whole,
             })
-            state.gauges[key] = mine
         end
-        if mine.kind == 'bucket' then
-            local missing = 0
-            if gauge.kind == 'bucket' then
-                local refilled = (earlier.now - gauge.at) * gauge.quota / gauge.period
-                missing = gauge.capacity - math.min(gauge.capacity, gauge.level + refilled)
-            else
-                for _, amount in pairs(gauge.spent) do missing = missing + amount end
-            end
-            mine.level, mine.at = gauge_left(mine) - missing, now
-        end
-        local same = shift == 0 and width_of(gauge) == width_of(mine)
-        for number, amount in pairs(gauge.spent) do
-            if not same then number = math.ceil((number * width_of(gauge) + shift) / width_of(mine)) end
-            mine.spent[number] = (mine.spent[number] or 0) + amount
-        end
-        mine.top = math.max(mine.top, gauge.top)
+        inherit(state.gauges[key], gauge, earlier.now, shift)
     end
     for name, tenant in pairs(earlier.tenants) do
-        if not state.tenants[name] and tenant['until'] + shift > now then
-            tenant['until'], tenant.demands = tenant['until'] + shift, {}
+        local mine = state.tenants[name]
+        if not mine or mine.serial <= tenant.serial then
+            if tenant['until'] + shift <= now then tenant.held = {} end
+            tenant['until'] = math.max(tenant['until'] + shift, settling['until'] + SETTLES)
+            tenant.demands = {}
             state.tenants[name] = tenant
         end
     end
     for pool, till in pairs(earlier.closed) do
         state.closed[pool] = math.max(till + shift, state.closed[pool] or -INF)
     end
-    for _, epoch in ipairs(earlier.past) do state.past[#state.past + 1] = epoch end
-    state.past[#state.past + 1] = earlier.epoch
-    while #state.past > 8 do table.remove(state.past, 1) end
+    local lives = {}
+    for _, past in ipairs({state.past, earlier.past, {earlier.epoch}}) do
+        for _, epoch in ipairs(past) do
+            if epoch ~= state.epoch and not is_among(epoch, lives) then lives[#lives + 1] = epoch end
+        end
+    end
+    while #lives > LIVES do table.remove(lives, 1) end
+    state.past = lives
+end
+
+local function settles_in()
+    local wait = state.settling and state.settling['until'] - now or 0
+    if wait <= 0 then state.settling = nil end
+    return math.max(0, wait)
 end
 
 -- what goes in and out -----------------------------------------------------------------------------------------------
@@ -517,6 +565,7 @@ function DO.lease(claim)
 end
 
 function DO.correct(correction)
+    if state.settling then return {0} end
     local gauge = use_gauge(correction.meter)
     return {correct(gauge, correction.at_least, correction.at_most, now - correction.ago) and 1 or 0}
 end
@@ -549,6 +598,8 @@ local function keep()
     end
     for _, tenant in pairs(state.tenants) do life = math.max(life, tenant['until'] - now + 1) end
     for pool in pairs(state.closed) do life = math.max(life, closed_for(pool) + 1) end
+    if state.settling then life = math.max(life, state.settling['until'] - now + 1) end
+    state.written = state.written + 1
     local packed = cmsgpack.pack(state)
     redis.call('SET', KEYS[1], packed, 'PX', string.format('%.0f', math.min(life, 1e9) * 1000))
     return packed, life
@@ -557,15 +608,18 @@ end
 local stored = redis.call('GET', KEYS[1])
 if stored then
     state = cmsgpack.unpack(stored)
+    state.written = state.written or 0 -- older states have none
 else
-    state = {epoch = request.new_epoch, past = {}, offset = 0, closed = {}, gauges = {}, tenants = {}}
+    state = {epoch = request.new_epoch, past = {}, written = 0, offset = 0, closed = {}, gauges = {}, tenants = {}}
 end
-local known = not request.epoch or request.epoch == state.epoch
-for _, epoch in ipairs(state.past) do known = known or epoch == request.epoch end
-if not known and ARGV[2] == '' then return {'lost'} end
+local lacking = lacks(request.epoch, request.written)
+if lacking and ARGV[2] == '' then return {'lost'} end
 tick()
-if not known then inherit(cmsgpack.unpack(ARGV[2]), request.elapsed) end
-local result = DO[request.verb](request[request.verb])
-if request.verb == 'look' then return {'ok', result} end
+if lacking then take_up(cmsgpack.unpack(ARGV[2]), request.elapsed) end
+local wait = request.verb == 'lease' and settles_in() or 0
+local status, result = 'settles', text(wait)
+if wait == 0 then status, result = 'ok', DO[request.verb](request[request.verb]) end
+if request.verb == 'look' then return {status, result} end
 local packed, life = keep()
-return {'ok', result, state.epoch, text(life), request.remember and packed or ''}
+local along = (request.remember or #packed <= SMALL) and packed or ''
+return {status, result, state.epoch, text(state.written), text(life), along}

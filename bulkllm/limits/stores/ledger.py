@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from .base import Claim, Lease, Meter, View
 from .gauge import Gauge, definition_of
+from .revival import Settling, settles_in
 from .shares import Rival, share, water_level
 
 DEMAND_LASTS: Final = 2.0
@@ -27,9 +28,6 @@ SOONEST: Final = 0.001
 
 CLOCK_STEP: Final = 1.0
 """A clock that goes back by less stands still until it has caught up; by more, it was set, and counts on from there."""
-
-SAME_CLOCK: Final = 1.0
-"""Two readings of a store's clock that differ by less than this from what passed in between are of one clock."""
 
 
 class Demand(NamedTuple):
@@ -95,13 +93,22 @@ class Tenant:
 
 
 class Ledger:
-    """All of one group. Moments are in the store's seconds, as its clock gives them."""
+    """All of one group. Moments are in the store's seconds, as its clock gives them.
 
-    __slots__ = ("closed", "epoch", "gauges", "now", "offset", "past", "tenants")
+    Attributes:
+        epoch: the name of this life of the group: it begins anew where a store lost it.
+        past: the lives that it goes on from.
+        written: how often it was written, in all of its lives.
+        settling: set while a state that was brought back may not be the newest.
+    """
+
+    __slots__ = ("closed", "epoch", "gauges", "now", "offset", "past", "settling", "tenants", "written")
 
     def __init__(self) -> None:
         self.epoch = secrets.token_hex(8)
         self.past: list[str] = []
+        self.written = 0
+        self.settling: Settling | None = None
         self.now = -math.inf
         self.offset = 0.0
         self.gauges: dict[str, Gauge] = {}
@@ -110,9 +117,14 @@ class Ledger:
 
     # -- what stores call ------------------------------------------------------------------------------------
 
-    def lease(self, claim: Claim, clock: float) -> Lease:
-        """See :class:`~.base.Claim` and :class:`~.base.Lease`."""
-        now = self._tick(clock)
+    def lease(self, claim: Claim, clock: float) -> Lease | float:
+        """See :class:`~.base.Claim` and :class:`~.base.Lease`.
+
+        Or, while the state settles, the seconds after which to come again: nothing was booked.
+        """
+        if wait := settles_in(self, clock):
+            return wait
+        now = self.tick(clock)
         for meter in claim.meters:
             self._gauge(meter, now)
         tenant = self.tenants.get(claim.owner)
@@ -130,12 +142,14 @@ class Ledger:
 
     def correct(self, meter: Meter, at_least: float | None, at_most: float | None, ago: float, clock: float) -> bool:
         """See :meth:`~.base.Store.correct`."""
-        now = self._tick(clock)
+        now = self.tick(clock)
+        if self.settling is not None:
+            return False
         return self._gauge(meter, now).correct(at_least, at_most, now - ago, now)
 
     def close(self, pool: str, seconds: float, replace: bool, clock: float) -> float:
         """See :meth:`~.base.Store.close`."""
-        now = self._tick(clock)
+        now = self.tick(clock)
         until = now + seconds
         if replace or until > self.closed.get(pool, -math.inf):
             self.closed[pool] = until
@@ -143,44 +157,24 @@ class Ledger:
 
     def look(self, clock: float) -> View:
         """See :meth:`~.base.Store.look`."""
-        now = self._tick(clock)
+        now = self.tick(clock)
         return View(
             {key: gauge.left(now) - self._held(key) for key, gauge in self.gauges.items()},
             {name: dict(tenant.held) for name, tenant in self.tenants.items()},
             {pool: until - now for pool, until in self.closed.items()},
         )
 
-    def inherit(self, earlier: Ledger, elapsed: float, clock: float) -> None:
-        """Take over what was before this state began: a state of ``elapsed`` seconds ago that was lost."""
-        now = self._tick(clock)
-        shift = now - elapsed - earlier.now
-        if abs(shift) < SAME_CLOCK:
-            shift = 0.0
-        for key, gauge in earlier.gauges.items():
-            if key not in self.gauges:
-                self.gauges[key] = Gauge(gauge.definition, now)
-            if gauge.kind == "bucket":
-                gauge.level, gauge.at = gauge.left(earlier.now), earlier.now
-            self.gauges[key].inherit(gauge, shift, now)
-        for name, tenant in earlier.tenants.items():
-            if name not in self.tenants and tenant.until + shift > now:
-                tenant.until += shift
-                tenant.demands.clear()
-                self.tenants[name] = tenant
-        for pool, until in earlier.closed.items():
-            self.closed[pool] = max(until + shift, self.closed.get(pool, -math.inf))
-        self.past = [*self.past, *earlier.past, earlier.epoch][-8:]
-
     def as_new_in(self) -> float:
         """Seconds until a state that was never written down would be the same."""
         waits = [gauge.as_new_in(self.now) for gauge in self.gauges.values()]
         waits += [tenant.until - self.now for tenant in self.tenants.values()]
         waits += [until - self.now for until in self.closed.values()]
+        waits += [self.settling.until - self.now] if self.settling is not None else []
         return max(waits, default=0.0)
 
     # -- a claim, step by step -------------------------------------------------------------------------------
 
-    def _tick(self, clock: float) -> float:
+    def tick(self, clock: float) -> float:
         """The moment that it is, which never goes back; and who is dead at that moment is forgotten."""
         moment = clock + self.offset
         if moment < self.now - CLOCK_STEP:
@@ -332,7 +326,8 @@ class Ledger:
     # -- as plain data ---------------------------------------------------------------------------------------
 
     def tidy(self) -> None:
-        """Forget what is of no use any more."""
+        """Forget what is of no use any more; it is written after this."""
+        self.written += 1
         for key, gauge in list(self.gauges.items()):
             gauge.forget(self.now)
             used = any(key in tenant.held or key in tenant.served for tenant in self.tenants.values())
@@ -344,6 +339,8 @@ class Ledger:
         return {
             "epoch": self.epoch,
             "past": self.past,
+            "written": self.written,
+            "settling": self.settling,
             "now": self.now,
             "offset": self.offset,
             "closed": self.closed,
@@ -359,6 +356,8 @@ class Ledger:
         """What :meth:`dump` gave."""
         ledger = cls()
         ledger.epoch, ledger.past = data["epoch"], data["past"]
+        ledger.written = data.get("written", 0)  # older files have neither
+        ledger.settling = Settling(*data["settling"]) if data.get("settling") is not None else None
         ledger.now, ledger.offset, ledger.closed = data["now"], data["offset"], data["closed"]
         ledger.gauges = {key: Gauge.load(gauge) for key, gauge in data["gauges"].items()}
         for name, (until, serial, held, served, demands) in data["tenants"].items():

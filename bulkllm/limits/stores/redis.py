@@ -23,14 +23,15 @@ from typing import Any, Final, NamedTuple, cast
 from urllib.parse import quote, urlsplit
 
 from ...errors import ConfigError, StoreUnavailable
-from .base import Claim, Lease, Meter, Store, View, check_closing, check_correction
+from .base import Claim, Lease, Meter, Store, View, check_closing, check_correction, settles
 
 _PREFIX: Final = "bulkllm:limits:1"
 """What all keys begin with. The number is the version of the state's form."""
 
 _REMEMBER_EVERY: Final = 0.5
-"""Seconds after which a state is asked for again, to be brought back if the server loses it; or, where that is less, a
-50th of the shortest period: so much quota at most is missing from what is brought back."""
+"""Seconds after which a large state is asked for again, to be brought back if the server loses it; or, where that is
+less, a 50th of the shortest period: so much quota at most is missing from what is brought back. A small one comes with
+each answer."""
 
 SCHEMES: Final = {
     "redis": "redis",
@@ -48,6 +49,7 @@ class _Memory(NamedTuple):
     """A state as the server gave it."""
 
     epoch: str
+    written: int
     state: bytes
     at: float
     matters_for: float
@@ -177,21 +179,28 @@ class RedisStore(Store):
             request["clock"] = self._clock()
         if memory is not None:
             request["epoch"] = memory.epoch
+            request["written"] = memory.written
         status, *answer = self._run(group, request, b"")
         if status == b"lost" and memory is not None:
             request["elapsed"] = time.monotonic() - memory.at
             request["remember"] = True
             status, *answer = self._run(group, request, memory.state)
-        if status != b"ok":
+        if status not in (b"ok", b"settles"):
             raise StoreUnavailable(f"the store {self._name} gave an answer that is none: {status!r}")
         if len(answer) > 1:
             self._remember(group, memory, *answer[1:])
+        if status == b"settles":
+            raise settles(self, float(answer[0]))
         return cast("list[Any]", answer[0])
 
-    def _remember(self, group: str, memory: _Memory | None, epoch: bytes, matters_for: bytes, state: bytes) -> None:
+    def _remember(
+        self, group: str, memory: _Memory | None, epoch: bytes, written: bytes, matters_for: bytes, state: bytes
+    ) -> None:
         with self._lock:
             if state:
-                self._memories[group] = _Memory(epoch.decode(), state, time.monotonic(), float(matters_for))
+                self._memories[group] = _Memory(
+                    epoch.decode(), int(written), state, time.monotonic(), float(matters_for)
+                )
             elif memory is not None and memory.epoch != epoch.decode():
                 self._memories.pop(group, None)  # it is of another life of the group: the next call asks for this one's
 

@@ -33,6 +33,7 @@ from ... import config
 from ...errors import ConfigError, StoreUnavailable
 from .kept import LedgerStore
 from .ledger import Ledger
+from .revival import lacks, take_up
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class _Memory(NamedTuple):
     """A state as this process left it."""
 
     epoch: str
+    written: int
     text: str
     at: float
     matters_for: float
@@ -120,10 +122,10 @@ class SQLiteStore(LedgerStore):
         row = db.execute("SELECT state FROM groups WHERE name = ?", (group,)).fetchone()
         ledger = self._read(row, group)
         memory = self._memories.get(group)
-        if memory is not None and memory.epoch != ledger.epoch and memory.epoch not in ledger.past:
+        if memory is not None and lacks(ledger, memory.epoch, memory.written):
             elapsed = time.monotonic() - memory.at
             if elapsed < memory.matters_for:
-                ledger.inherit(Ledger.load(json.loads(memory.text)), elapsed, clock)
+                take_up(ledger, Ledger.load(json.loads(memory.text)), elapsed, clock)
         result = work(ledger, clock)
         if change:
             ledger.tidy()
@@ -134,7 +136,7 @@ class SQLiteStore(LedgerStore):
             self._steps += 1
             if self._steps % _SWEEP_EVERY == 1:
                 db.execute("DELETE FROM groups WHERE due < ?", (clock - _STALE,))
-            self._memories[group] = _Memory(ledger.epoch, text, time.monotonic(), matters_for)
+            self._memories[group] = _Memory(ledger.epoch, ledger.written, text, time.monotonic(), matters_for)
         db.execute("COMMIT")
         return result
 
