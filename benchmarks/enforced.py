@@ -7,7 +7,8 @@
 
 The provider is `bulkllm.testing.FakeProvider` in a process of its own and enforces its limits; the calls go through
 `bulkllm.Client.acompletion` and LiteLLM. Each scene tells the seconds it took beside the least that the limit allows,
-and the share of requests that were refused. One scene at a time, for they are bound by time and not by this machine.
+and the share of requests that were refused. One scene at a time, for they are bound by time, and by this machine only
+where hundreds of requests are due at once: what LiteLLM takes for those stands beside it (a call is 3 to 6 ms of CPU).
 
 The peers (`peers/`) play the scenes in which limit and window are known: they are told the limit, and none of them can
 be told the window. Each has an environment and a process of its own, and is warmed up on another server.
@@ -29,7 +30,7 @@ os.environ["BULKLLM_STATE_DIR"] = tempfile.mkdtemp(prefix="bulkllm-benchmark-") 
 
 from peers import environments
 
-from bulkllm import Client, Profile, RateLimit, RateLimiter, register_profile
+from bulkllm import Client, Profile, RateLimit, RateLimiter, _litellm, register_profile
 from bulkllm.testing import FakeProvider
 
 PEERS = ("lm-deluge", "async-batch-llm", "infermesh")
@@ -128,6 +129,25 @@ async def play(scene: Scene) -> tuple[float, int, int]:
         return took, client.usage.total.refused, failures
 
 
+async def play_alone(scene: Scene) -> float:
+    """Seconds that LiteLLM itself takes for a window's first requests, and for the rest at the moment they leave it."""
+    litellm: Any = _litellm.load()
+    with FakeProvider.spawn(latency=LATENCY, reply_tokens=REPLY_TOKENS) as server:  # nobody counts: it is told
+        numbers = iter(range(scene.requests))
+        sent: list[float] = []
+
+        async def work() -> None:
+            for number in numbers:
+                if number >= RPM:
+                    await asyncio.sleep(sent[number - RPM] + 60 - time.perf_counter())
+                sent.append(time.perf_counter())
+                await litellm.acompletion(MODEL, [{"role": "user", "content": f"question {number}"}], **where(server))
+
+        began = time.perf_counter()
+        await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
+        return time.perf_counter() - began
+
+
 def play_peer(peers: environments.Peers, name: str, scene: Scene) -> tuple[float, int, int] | None:
     """Seconds, refusals, failures of a peer's."""
     with serving(scene) as server, FakeProvider.spawn() as warm:
@@ -162,6 +182,9 @@ def main() -> None:
     for name in chosen:
         scene = SCENES[name]
         tell(name, scene, asyncio.run(play(scene)), scene.says)
+        if name == "sliding":
+            took = asyncio.run(play_alone(scene))
+            print(f"{'':16} {took:6.1f} s ({took / scene.ideal - 1:+.1%}): LiteLLM alone, told when each may go")
         for peer in list(peers.present) if name in PEERS_SCENES else []:
             played = play_peer(peers, peer, scene)
             if played is not None:

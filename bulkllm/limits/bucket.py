@@ -22,8 +22,8 @@ _GRAIN: Final = 4096
 
 # The provider counts a request from when it arrives, and the one that takes its place a period later may be quicker
 # on its way. So a request leaves the window later than its sending says, by this share of the period at first
-# (0.2 s in a minute); each refusal that nothing else explains doubles that, up to a thirtieth of the period.
-_MARGIN: Final = 300
+# (0.3 s in a minute); each refusal that nothing else explains doubles that, up to a thirtieth of the period.
+_MARGIN: Final = 200
 _LARGEST_MARGIN: Final = 30
 
 
