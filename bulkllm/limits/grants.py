@@ -22,6 +22,10 @@ from .word import Word
 # sends a few tenths of a second later; whoever takes longer must not stop a bucket from refilling for others.
 LARGEST_LAG: Final = 0.5
 
+# The first request from a full bucket may be slower on its way (it is the one that connects) than those that find it
+# next to empty later: of the time in which the bucket fills, so much is left for that.
+_LEAD: Final = 200
+
 # By how many requests, and seconds at most, a bucket of ours is ahead of the provider's, for all that one refusal says.
 _SOME: Final = 2.0
 _DIFFERENCE: Final = 0.25
@@ -121,7 +125,8 @@ def _sent_later(ticket: Ticket, now: float) -> None:
     """A provider's full bucket stays full until the request is there: ours must not begin to refill before."""
     if ticket.full:
         for meter, since in ticket.full:
-            meter.full_until(min(max(now, since), since + LARGEST_LAG), since)
+            lead = meter.capacity / meter.rate / _LEAD
+            meter.full_until(min(max(now, since) + lead, since + LARGEST_LAG), since)
         ticket.full = ()
 
 

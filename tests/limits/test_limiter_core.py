@@ -735,8 +735,22 @@ def test_a_bucket_of_tokens_that_is_ahead_of_the_providers_falls_behind_with_a_r
     core, lane = learning(RateLimit("*", tpm=60_000, window="bucket"))
     (tpm,) = lane.pools[0].live
     first, second = (Ticket(lane, (1.0, 60_000.0 - 100.0 * part, 0.0, 0.0)) for part in (1, 599))
-    for ticket in (first, second):
-        assert core.request(ticket, 0.0)
-        core.stamp(ticket, 0.0, really=True)
-    core.settle(second, 0.01, (1.0, 0.0, 0.0, 0.0), Word("refused", (), 0.1))
-    assert tpm.remaining(0.01) == pytest.approx(100 + 10 - 2 * 100)
+    for ticket, now in ((first, 0.0), (second, 0.3)):
+        assert core.request(ticket, now)
+        core.stamp(ticket, now, really=True)
+    core.settle(second, 0.31, (1.0, 0.0, 0.0, 0.0), Word("refused", (), 0.1))
+    assert tpm.remaining(0.31) == pytest.approx(100 + 10 - 2 * 100)
+
+
+@pytest.mark.parametrize(("burst", "lead"), [(None, 0.3), (20, 0.001), (1, 0.00005)])
+def test_a_full_bucket_begins_to_refill_a_little_later_than_its_first_request_goes_out(
+    burst: int | None, lead: float
+) -> None:
+    """That one connects; those that find the bucket next to empty later are quicker on their way."""
+    core, lane = learning(RateLimit("*", rpm=6000, burst=burst, window="bucket"))
+    (rpm,) = lane.pools[0].live
+    for now in (0.0, 100.0, 200.0):  # each time that it was full
+        first = Ticket(lane, (1.0, 0.0, 0.0, 0.0))
+        assert core.request(first, now)
+        core.stamp(first, now + 0.02, really=True)
+        assert rpm.remaining(now + 0.02 + lead) == pytest.approx(rpm.capacity - 1)
