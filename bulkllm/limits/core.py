@@ -22,7 +22,8 @@ from typing import Final
 
 from .discovery import Discovered
 from .grants import check_possible, frees, give_back, hear, stamp, take, take_at_once
-from .lanes import GRANTED, NEW, SETTLED, TURNED_AWAY, WAITING, Group, Lane, Ticket
+from .groups import Group, Lanes
+from .lanes import GRANTED, NEW, SETTLED, TURNED_AWAY, WAITING, Lane, Ticket
 from .learned import LearnedLimits
 from .order import Round, reason
 from .origin import Origin
@@ -58,9 +59,9 @@ class Core:
         self.pools = tuple(limit if isinstance(limit, Pool) else Pool(limit) for limit in limits)
         self.granted: list[Ticket] = []
         self.waiting = 0
-        self._lanes: dict[tuple[Pool, ...], Lane] = {}
+        self._lanes = Lanes(self._set_alarm)
         # The lanes that were asked for, by model, or by model and origin. To look one up takes no lock.
-        self.known_lanes: dict[str | tuple[str, Origin], Lane] = {}
+        self.known_lanes = self._lanes.known
         self.waits: dict[str, float] = {}  # seconds that requests waited, by what for
         self._alarms: list[tuple[float, int, Group]] = []
         self._serial = 0
@@ -85,11 +86,7 @@ class Core:
                     pool.suit("bucket", math.inf, now)  # there is nobody to learn from
             else:
                 pools = (*pools, self._discover(model, origin, pools, now, known))
-            lane = self._lanes.get(pools)
-            if lane is None:
-                lane = self._lanes[pools] = Lane(pools)
-                self._connect(lane)
-            self.known_lanes[key] = lane
+            lane = self.known_lanes[key] = self._lanes.of(pools, now)
         return lane
 
     def _discover(
@@ -143,6 +140,7 @@ class Core:
             ImpossibleRequest: it needs more than a limit's whole quota.
         """
         lane = ticket.lane
+        lane.used_at = now
         if lane.group.waiting:
             return False
         if lane.buckets is not None:
@@ -217,7 +215,7 @@ class Core:
 
     def all_pools(self) -> tuple[Pool, ...]:
         """All limits, the configured ones first."""
-        found = [lane.discovered for lane in self._lanes.values() if lane.discovered is not None]
+        found = [lane.discovered for lane in self._lanes if lane.discovered is not None]
         return (*self.pools, *found)
 
     def lanes_of(self, model: str) -> list[Lane]:
@@ -236,13 +234,13 @@ class Core:
 
     def changed(self, now: float) -> None:
         """Grant what may go since something else than time has changed: what is held of a shared limit."""
-        for group in {lane.group for lane in self._lanes.values() if lane.waiting}:
+        for group in {lane.group for lane in self._lanes if lane.waiting}:
             self._advance(group, now)
 
     @property
     def lanes(self) -> Iterable[Lane]:
         """All of them, as they were made."""
-        return self._lanes.values()
+        return self._lanes
 
     def next_alarm(self) -> float:
         """The earliest moment at which :meth:`due` may have something to do; infinity if there is none."""
@@ -251,18 +249,19 @@ class Core:
     @property
     def in_flight(self) -> int:
         """How many hold a grant."""
-        return sum(lane.in_flight for lane in self._lanes.values())
+        return sum(lane.in_flight for lane in self._lanes)
 
     def waiting_for(self, pool: Pool) -> int:
         """How many stand in line for a pool, alone or among others."""
-        return sum(lane.waiting for lane in self._lanes.values() if pool in lane.pools)
+        return sum(lane.waiting for lane in self._lanes if pool in lane.pools)
 
     def forget_waiters(self) -> None:
         """Nobody who waits is there any more (this is a forked child): never grant to them."""
-        for lane in self._lanes.values():
+        for lane in self._lanes:
             for _, ticket in lane.queue:
                 ticket.state = SETTLED
             lane.queue.clear()
+            lane.group.busy.clear()
             lane.waiting = lane.impatient = lane.group.waiting = 0
         self._alarms.clear()
         self.granted.clear()
@@ -278,8 +277,11 @@ class Core:
         lane = ticket.lane
         ticket.state = WAITING
         ticket.since = now
+        if lane not in lane.group.lanes:  # it was forgotten when it had been looked up already
+            self._lanes.add(lane)
         heapq.heappush(lane.queue, (ticket.order, ticket))
         lane.waiting += 1
+        lane.group.busy[lane] = None
         lane.impatient += ticket.patience < math.inf
         lane.group.waiting += 1
         self.waiting += 1
@@ -291,6 +293,8 @@ class Core:
         lane.waiting -= 1
         lane.impatient -= ticket.patience < math.inf
         lane.group.waiting -= 1
+        if not lane.waiting:
+            lane.group.busy.pop(lane, None)
         self.waiting -= 1
         if len(lane.queue) > 2 * lane.waiting + 16:  # mostly people who left: sweep
             lane.queue = [entry for entry in lane.queue if entry[1].state == WAITING]
@@ -312,11 +316,17 @@ class Core:
 
     def _advance(self, group: Group, now: float) -> None:
         """Grant, in order, all that may go; and set the group's alarm for the next."""
-        alarm = self._advance_lanes(group, now) if len(group.lanes) > 1 else self._advance_lane(group.lanes[0], now)
+        if not group.busy:
+            return
+        alone = len(group.lanes) == 1
+        alarm = self._advance_lane(next(iter(group.busy)), now) if alone else self._advance_lanes(group, now)
         if alarm < group.alarm:
-            group.alarm = alarm
-            self._serial += 1
-            heapq.heappush(self._alarms, (alarm, self._serial, group))
+            self._set_alarm(group, alarm)
+
+    def _set_alarm(self, group: Group, alarm: float) -> None:
+        group.alarm = alarm
+        self._serial += 1
+        heapq.heappush(self._alarms, (alarm, self._serial, group))
 
     def _advance_lane(self, lane: Lane, now: float) -> float:
         """As for several, where nobody else uses these pools: then there is nobody to be overtaken by."""
@@ -330,7 +340,7 @@ class Core:
         return math.inf
 
     def _advance_lanes(self, group: Group, now: float) -> float:
-        heads = [(head.order, lane) for lane in group.lanes if lane.waiting and (head := lane.head())]
+        heads = [(head.order, lane) for lane in group.busy if (head := lane.head())]
         heapq.heapify(heads)
         seen = Round()
         while heads:
@@ -363,26 +373,3 @@ class Core:
         """Keep the books of what time goes on."""
         ticket.held_by = reason = ticket.lane.held_by
         self.waits[reason] = self.waits.get(reason, 0.0) + now - ticket.since
-
-    # -- the groups ------------------------------------------------------------------------------------------
-
-    def _connect(self, lane: Lane) -> None:
-        """Put a new lane into the group of those it shares pools with, uniting groups that it connects."""
-        pools = set(lane.pools)
-        united: list[Group] = []
-        for other in self._lanes.values():
-            if other is not lane and not pools.isdisjoint(other.pools) and other.group not in united:
-                united.append(other.group)
-        group = united[0] if united else Group()
-        for absorbed in united[1:]:
-            for other in absorbed.lanes:
-                other.group = group
-            group.lanes += absorbed.lanes
-            group.waiting += absorbed.waiting
-            if absorbed.alarm < group.alarm:
-                group.alarm = absorbed.alarm
-                self._serial += 1
-                heapq.heappush(self._alarms, (group.alarm, self._serial, group))
-            absorbed.alarm = math.inf  # its alarm would see to these lanes alone, past those who stand before them
-        lane.group = group
-        group.lanes.append(lane)

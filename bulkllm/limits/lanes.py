@@ -1,4 +1,4 @@
-"""Who stands in line for which limits: tickets, the lanes they stand in, and the groups of lanes that share limits.
+"""Who stands in line for which limits: tickets, and the lanes they stand in.
 
 Only values and queues may live here; who may go is decided in :mod:`.core`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from .bucket import Grain, TokenBucket
 from .discovery import Discovered, Passage
@@ -15,6 +15,9 @@ from .pool import Amounts, Pool
 from .spec import REQUESTS
 from .undecided import Probe
 from .word import Closing
+
+if TYPE_CHECKING:
+    from .groups import Group
 
 # A ticket's life.
 NEW: Final = 0
@@ -106,6 +109,7 @@ class Lane:
         "in_flight",
         "pools",
         "queue",
+        "used_at",
         "waiting",
         "windows",
     )
@@ -123,6 +127,7 @@ class Lane:
         self.waiting = 0
         self.impatient = 0  # how many of those who wait do not wait for ever
         self.in_flight = 0
+        self.used_at = -math.inf  # when somebody last asked for a grant
         self.group: Group
 
     @property
@@ -167,14 +172,3 @@ def _plain(pools: tuple[Pool, ...]) -> tuple[TokenBucket, ...] | None:
     meters = [meter for pool in pools for meter in pool.meters]
     buckets = tuple(meter for meter in meters if type(meter) is TokenBucket)
     return buckets if len(buckets) == len(meters) else None
-
-
-class Group:
-    """Lanes that are connected through shared pools."""
-
-    __slots__ = ("alarm", "lanes", "waiting")
-
-    def __init__(self) -> None:
-        self.lanes: list[Lane] = []
-        self.waiting = 0
-        self.alarm = math.inf

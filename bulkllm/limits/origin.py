@@ -9,12 +9,13 @@ import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from .profiles import Profile, profile_for, when_registered
 
 _FINGERPRINT: Final = 12
 
-# More accounts than this in one process are forgotten all at once: they are only a look-up.
+# With more accounts than this all are looked up anew: those that nobody uses any more are forgotten.
 _MOST: Final = 4096
 
 
@@ -28,7 +29,7 @@ class Origin:
         profile: how the provider counts.
     """
 
-    __slots__ = ("endpoint", "profile", "provider", "scope")
+    __slots__ = ("__weakref__", "endpoint", "profile", "provider", "scope")
 
     def __init__(self, provider: str, endpoint: str, scope: str, profile: Profile) -> None:
         self.provider = provider
@@ -45,7 +46,7 @@ class Origins:
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, object, object, object], Origin] = {}
-        self._by_scope: dict[str, Origin] = {}
+        self._by_scope: WeakValueDictionary[str, Origin] = WeakValueDictionary()
 
     def of(self, provider: str, options: Mapping[str, Any]) -> Origin:
         """The origin of a call with LiteLLM's keywords."""

@@ -486,6 +486,6 @@ def test_a_hundred_thousand_mixed_operations_balance(monkeypatch: pytest.MonkeyP
         for pool in core.pools:
             for meter in pool.meters:
                 assert meter.remaining(time.monotonic() + 100_000) == meter.capacity
-        assert all(lane.head() is None and not lane.waiting for lane in core._lanes.values())
+        assert all(lane.head() is None and not lane.waiting for lane in core.lanes)
     with limiter.reserve("ab", timeout=30):
         pass  # and it still works

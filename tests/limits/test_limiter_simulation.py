@@ -248,7 +248,7 @@ class Simulation(RuleBasedStateMachine):
     @invariant()
     def the_books_agree(self) -> None:
         core = self.core
-        assert core.waiting == len(self.waiting) == sum(lane.waiting for lane in core._lanes.values())
+        assert core.waiting == len(self.waiting) == sum(lane.waiting for lane in core.lanes)
         assert core.in_flight == len(self.holding)
         for pool in core.pools:
             assert pool.in_flight == self.core.servers[pool].in_flight
@@ -259,7 +259,7 @@ class Simulation(RuleBasedStateMachine):
 
     @invariant()
     def in_a_lane_the_head_is_the_first_that_waits(self) -> None:
-        for lane in self.core._lanes.values():
+        for lane in self.core.lanes:
             head = lane.head()
             mine = [ticket for ticket in self.waiting if ticket.lane is lane]
             assert head is (min(mine, key=lambda ticket: ticket.order) if mine else None)
@@ -268,7 +268,7 @@ class Simulation(RuleBasedStateMachine):
     def nobody_waits_for_nothing(self) -> None:
         """A head that all its limits would let go stands behind somebody in one of them, or it should have gone."""
         core = self.core
-        heads = sorted((head for lane in core._lanes.values() if (head := lane.head())), key=lambda head: head.order)
+        heads = sorted((head for lane in core.lanes if (head := lane.head())), key=lambda head: head.order)
         closed: set[Pool] = set()
         for head in heads:
             holding = {
