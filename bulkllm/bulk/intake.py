@@ -85,7 +85,25 @@ class Intake:
                 to_ask.append(met)
             if draft is None or draft.own.get("model"):
                 break  # a row that nobody understands fails once, and one that names its model is asked of that
+        for met in to_ask[:1] if self._changes.finished else ():
+            if met.draft is not None and met.draft.custom_id is not None:
+                self._compare_by_name(met.draft.custom_id)
         return to_ask
+
+    def _compare_by_name(self, custom_id: str) -> None:
+        """See whether a row by this name was finished for one model where several are asked now, or the reverse.
+
+        The very same request goes on under its new key; one that was not met under any has changed.
+
+        Raises:
+            ConfigError: it is one changed row too many.
+        """
+        table, plain = self._table, key_of_id(custom_id)
+        for number, shaper in enumerate(self._shapers):
+            slot = table.find(plain if shaper.variant is not None else key_of_variant(plain, shaper.label))
+            if slot >= 0 and table.state[slot] == State.OK and not table.count[slot]:
+                self._changes.met(number, changed=True)
+                return
 
     def _meet(
         self,

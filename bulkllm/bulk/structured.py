@@ -6,6 +6,7 @@ ask is counted and paid in the row.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -80,7 +81,7 @@ class Structured:
         while True:
             try:
                 answer = await self._call(request)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:  # given up between two asks, perhaps
                 if records:
                     charge(error, records)
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bulkllm.bulk import ResultRow, RunResult, run
+from bulkllm.bulk import ResultRow, RunResult, read_results, run
 from bulkllm.calls import RetryPolicy
 from bulkllm.client import Client
 from bulkllm.limits import RateLimit
@@ -175,6 +176,29 @@ def test_an_interrupt_does_not_wait_for_rows_that_wait_for_the_limits(provider: 
     status = client.limiter.status("openai/fake-model")
     assert (status.waiting, status.limits[0].in_flight) == (0, 0)
     assert client.usage.total.cancelled == 94
+
+
+def test_what_was_paid_for_a_row_that_is_given_up_between_two_asks_is_not_forgotten(
+    provider: FakeProvider, out: Path
+) -> None:
+    interrupts = [True]
+
+    def never_right(text: str) -> bool:
+        if interrupts.pop():
+            asyncio.get_running_loop().call_later(0.05, signal.raise_signal, signal.SIGINT)
+        return False
+
+    client = Client(RateLimit(["*"], rpm=1))
+    result = bulk(rows(3), provider, out, client=client, validate=never_right)
+    (line,) = read_results(out)
+    assert (result.interrupted, result.ok, result.failed, result.undone) == (True, 0, 1, 2)
+    assert provider.report().requests == 1
+    assert line.error is not None
+    assert line.error.code == "RunStopped"
+    assert line.record is not None
+    assert line.record.total_tokens == client.usage.total.total_tokens > 0
+    result = bulk(rows(3), provider, out)
+    assert (result.ok, result.failed, provider.report().requests) == (3, 0, 4), "it is done again by itself"
 
 
 def test_a_stopped_pool_does_not_wait_for_rows_that_wait_for_the_limits(out: Path) -> None:

@@ -58,6 +58,21 @@ def test_a_changed_request_is_seen_with_several_models_too(calls: Any, out: Path
     assert calls.asked == 10
 
 
+@pytest.mark.parametrize("rows", [ROWS, NAMED])
+@pytest.mark.parametrize(
+    ("first", "then"), [("openai/a", ["openai/a", "openai/b"]), (["openai/a", "openai/b"], "openai/a")]
+)
+def test_a_changed_request_is_seen_when_a_model_is_added_or_left_out_too(
+    calls: Any, out: Path, rows: list[Any], first: Any, then: Any
+) -> None:
+    bulk(rows, calls, first, out)
+    asked = calls.asked
+    with pytest.raises(ConfigError, match="asked in another way"):
+        bulk(rows, calls, then, out, temperature=1)
+    assert calls.asked == asked
+    assert bulk(rows, calls, then, out, temperature=1, redo_changed=True).ok == 5 * (1 if then == "openai/a" else 2)
+
+
 def test_equal_rows_are_told_apart_with_several_models_too(calls: Any, out: Path) -> None:
     assert bulk(["same", "same"], calls, ["openai/a", "openai/b"], out).ok == 4
     assert bulk(["same", "same", "same"], calls, ["openai/a", "openai/b"], out).skipped == 4
