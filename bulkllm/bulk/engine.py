@@ -26,13 +26,12 @@ from .keytable import KeyTable
 from .leftout import LeftOut
 from .pools import Pool
 from .recorder import Recorder
-from .redact import redact
 from .request import secrets_of
 from .resting import at_rest
 from .result import ResultRow, RowError
 from .sources import Indexed, Streamed
 from .turns import Turns
-from .verdict import ASK_AGAIN, Verdict, judge
+from .verdict import ASK_AGAIN, Verdict, judge, row_error, was_paid
 from .waiting import BadRow, Item, Met, PoolName, Waiting
 
 logger = logging.getLogger(__name__)
@@ -291,13 +290,13 @@ class Engine:
                 raise
             logger.info("row %d failed: %s", item.index + 1, type(problem).__name__)
             verdict = judge(problem)
-            error = _row_error(problem, verdict, item, secrets_in(self._call))
+            error = row_error(problem, verdict, _secrets_of(item, self._call))
             record = record_of_error(problem)
-            if verdict.too_large and not _was_paid(record):
+            if verdict.too_large and not was_paid(record):
                 self._too_large(pool, error)
                 return None
             self._told(pool, number, verdict, error)
-            if (verdict.ends_run or verdict.ends_pool) and not _was_paid(record):
+            if (verdict.ends_run or verdict.ends_pool) and not was_paid(record):
                 return None
             response = problem.answer if isinstance(problem, InvalidAnswer) else None
             pool.count(record, ok=False)
@@ -326,7 +325,7 @@ class Engine:
     def _given_up_after(self, problem: asyncio.CancelledError, slot: int, item: Item) -> None:
         """A row is given up that something was paid for already: it is done again, and that is not forgotten."""
         record = record_of_error(problem)
-        if _was_paid(record):
+        if was_paid(record):
             error = RowError("RunStopped", f"the run ended before it was asked again; {ASK_AGAIN}", None)
             self._recorder.refused(slot, item, error, record, self._table.fingerprint(slot), passing=True)
 
@@ -389,18 +388,12 @@ class Engine:
             self._over.set()
 
 
-def _was_paid(record: UsageRecord | None) -> bool:
-    """Whether something was paid before the row came to its end: then that must be written down."""
-    return record is not None and (record.total_tokens > 0 or bool(record.cost) or record.charge_unknown)
-
-
 def _cancelled_from_outside() -> bool:
     """Whether this task was told to end. If not, then something that the call waited for was cancelled below it."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 
 
-def _row_error(problem: BaseException, verdict: Verdict, item: Item, others: tuple[str, ...]) -> RowError:
-    secrets = others if isinstance(item, BadRow) else (*others, *secrets_of(item.body))
-    text = str(problem) or "it was cancelled from within: something that the call waited for was given up"
-    return RowError(type(problem).__name__, redact(text, secrets), verdict.status)
+def _secrets_of(item: Item, call: Call) -> tuple[str, ...]:
+    others = secrets_in(call)
+    return others if isinstance(item, BadRow) else (*others, *secrets_of(item.body))

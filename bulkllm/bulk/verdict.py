@@ -1,6 +1,6 @@
 """What a row's failure means for the row, for its pool and for the run.
 
-What may live here: the decision, which is pure. What a provider's error is, `calls.failure` tells; this module tells
+What may live here: the decision, and what the row says of it; pure. What a provider's error is, `calls.failure` tells; this module tells
 what a bulk run makes of it.
 """
 
@@ -10,6 +10,7 @@ from asyncio import CancelledError
 from dataclasses import dataclass
 from typing import Final
 
+from ..accounting import UsageRecord
 from ..calls.failure import failure_of
 from ..calls.quota import quota_of
 from ..errors import (
@@ -21,6 +22,8 @@ from ..errors import (
     InvalidAnswer,
     LimitTimeout,
 )
+from .redact import redact
+from .result import RowError
 
 ASK_AGAIN = "then run the same again: the rows left undone will be asked"
 _WAIT_FOR_IT: Final = (
@@ -114,3 +117,14 @@ def _own(error: BulkLLMError) -> Verdict:
     if isinstance(error, InvalidAnswer):
         return Verdict(passing=False, answered=True)
     return Verdict(passing=False)
+
+
+def was_paid(record: UsageRecord | None) -> bool:
+    """Whether something was paid before the row came to its end: then that must be written down."""
+    return record is not None and (record.total_tokens > 0 or bool(record.cost) or record.charge_unknown)
+
+
+def row_error(problem: BaseException, verdict: Verdict, secrets: tuple[str, ...]) -> RowError:
+    """What a row says of its failure, with the secrets taken out."""
+    text = str(problem) or "it was cancelled from within: something that the call waited for was given up"
+    return RowError(type(problem).__name__, redact(text, secrets), verdict.status)
