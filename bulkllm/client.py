@@ -7,7 +7,6 @@ LiteLLM's, with LiteLLM's arguments and responses; what is ours is taken out bef
 from __future__ import annotations
 
 import copy
-import math
 import threading
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 from . import models
 from .accounting import Budget, Price, UsageTracker
 from .caching import Cache, chosen, clients_cache
+from .calls.arguments import asks_for_usage, from_config, prices_of, priority_of, retry_of, seconds_of, tags_of
 from .calls.cached import cached_flow
 from .calls.call import DEFAULT_TIMEOUT, Call, Operation
 from .calls.counting import TokenCounter
@@ -41,10 +41,6 @@ if TYPE_CHECKING:
 
 Limits = RateLimiter | RateLimit | Iterable[RateLimit]
 CountTokens = Literal["estimate", "exact"]
-
-# Retrying is one layer, and ours: LiteLLM's keywords for it mean our policy here.
-_RETRY_KEYWORDS: Final = ("num_retries", "max_retries")
-_FOREIGN_RETRIES: Final = ("retry_policy", "retry_strategy")
 
 
 class Foreseen(NamedTuple):
@@ -121,8 +117,8 @@ class Client:
         if not isinstance(self.retry, RetryPolicy):
             raise ConfigError(f"retry= takes a RetryPolicy, such as RetryPolicy(max_attempts=3), not {retry!r}")
         self.cache = clients_cache(cache)
-        self._timeout = _seconds("timeout", timeout)
-        self._deadline = None if deadline is None else _seconds("deadline", deadline)
+        self._timeout = seconds_of("timeout", timeout)
+        self._deadline = None if deadline is None else seconds_of("deadline", deadline)
         if self.limiter.learns:
             check_profiles()
         self._patience = patience_of(Settings().flag_or_number("wait_for_quota", False, argument=wait_for_quota))
@@ -131,7 +127,7 @@ class Client:
         if lane is not None and prices is not None:
             raise ConfigError("prices= are for the lane through LiteLLM; a lane of one's own has its own")
         self._parts = Parts(
-            lane=LiteLLMLane(_prices(prices)) if lane is None else lane,
+            lane=LiteLLMLane(prices_of(prices)) if lane is None else lane,
             limiter=self.limiter,
             counter=_counter(count_tokens),
             budget=budget,
@@ -270,15 +266,15 @@ class Client:
             model = models.registry().called(model, options)
         if not isinstance(model, str):
             requested = requested if isinstance(requested, str) else getattr(model, "slug", "")
-            model, options = _from_config(operation, model, options)
-        tags = _tags(options.pop("tags", None))
-        priority = _priority(options.pop("priority", 0.0))
+            model, options = from_config(operation, model, options)
+        tags = tags_of(options.pop("tags", None))
+        priority = priority_of(options.pop("priority", 0.0))
         deadline = options.pop("deadline", self._deadline)
-        retry = self._retry(options)
+        retry = retry_of(self.retry, options)
         timeout = options.get("timeout")
         if timeout is None or isinstance(timeout, int | float | str):
             options.pop("timeout", None)
-            timeout = self._timeout if timeout is None else _seconds("timeout", timeout)
+            timeout = self._timeout if timeout is None else seconds_of("timeout", timeout)
         else:
             timeout = None  # an httpx.Timeout: LiteLLM's to keep
         stream = options.get("stream") is True
@@ -292,27 +288,15 @@ class Client:
             origin=origins.of(target.provider, options) if self.limiter.learns else None,
             options=options,
             stream=stream,
-            adds_usage_chunk=stream and operation == "completion" and not _asks_for_usage(options),
+            adds_usage_chunk=stream and operation == "completion" and not asks_for_usage(options),
             timeout=timeout,
-            deadline=None if deadline is None else _seconds("deadline", deadline),
+            deadline=None if deadline is None else seconds_of("deadline", deadline),
             patience=self._patience,
             priority=priority,
             retry=retry,
             tags=tags,
             observers=self._observers,
         )
-
-    def _retry(self, options: dict[str, Any]) -> RetryPolicy:
-        for name in _FOREIGN_RETRIES:
-            if options.get(name) is not None:
-                raise ConfigError(f"{name}= would be a second retry layer; use Client(retry=RetryPolicy(...)) instead")
-        retries = [options.pop(name, None) for name in _RETRY_KEYWORDS]
-        wanted = next((number for number in retries if number is not None), None)
-        if wanted is None:
-            return self.retry
-        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
-            raise ConfigError(f"num_retries={wanted!r} must be a whole number, 0 or more")
-        return self.retry.with_attempts(wanted + 1)
 
 
 def _counter(count_tokens: str | None) -> TokenCounter | None:
@@ -333,56 +317,6 @@ def _limiter(limits: Limits | None, store: SharedThrough | bool | None) -> RateL
     if store is None and specs:
         store = configured_sharing()
     return RateLimiter(specs, store=None if store is False else store)
-
-
-def _prices(prices: Mapping[str, Price] | None) -> Mapping[str, Price] | None:
-    given: Mapping[str, object] = prices or {}
-    wrong = next((name for name, price in given.items() if not isinstance(price, Price)), None)
-    if wrong is not None:
-        raise ConfigError(f"prices= takes a mapping of names to Price(...); that of {wrong!r} is none")
-    return prices
-
-
-def _from_config(operation: Operation, config: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A preset in place of a name: what the call says itself goes before it."""
-    if not hasattr(config, "with_options"):
-        raise ConfigError(f"model must be a LiteLLM name or an LLMConfig, not {type(config).__name__}")
-    if operation != "completion" and config.only_for_completion:
-        fields = ", ".join(config.only_for_completion)
-        raise ConfigError(f"preset {config.slug!r} sets {fields}, which {operation} cannot be given through a preset")
-    merged = config.with_options(options)
-    if config.system_prompt is not None:
-        merged["messages"] = config.with_system_prompt(merged["messages"])
-    return merged.pop("model"), merged
-
-
-def _tags(tags: Any) -> Mapping[str, str]:
-    if tags is None:
-        return {}
-    if not isinstance(tags, Mapping):
-        raise ConfigError(f'tags= takes a mapping such as {{"experiment": "a"}}, not {type(tags).__name__}')
-    return {str(name): str(value) for name, value in tags.items()}
-
-
-def _asks_for_usage(options: Mapping[str, Any]) -> bool:
-    """Whether the caller has spoken of usage in a stream, one way or the other."""
-    return "include_usage" in (options.get("stream_options") or {})
-
-
-def _seconds(name: str, value: Any) -> float:
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = -1.0
-    if not 0 < seconds < math.inf:
-        raise ConfigError(f"{name}={value!r} must be a positive number of seconds")
-    return seconds
-
-
-def _priority(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"priority={value!r} must be a number; 0 is usual, and more goes earlier")
-    return value
 
 
 # -- the default client --------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What a row's failure means for the row, for its pool and for the run.
 
-What may live here: the decision, and what the row says of it; pure. What a provider's error is, `calls.failure` tells; this module tells
-what a bulk run makes of it.
+What may live here: the decision, and what the row says of it; pure. What a provider's error is, `calls.failure` tells;
+this module tells what a bulk run makes of it.
 """
 
 from __future__ import annotations
