@@ -6,6 +6,7 @@ a full or a slow one holds no row up that another could take.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -114,6 +115,10 @@ class Deployments:
             ask = place.patient if waits and place.patient is not None else place.call
             try:
                 reply = await ask(_at(place, request))
+            except asyncio.CancelledError as error:  # given up between two places, perhaps
+                if records:
+                    charge(error, records)
+                raise
             except Exception as error:
                 verdict = judge(error)
                 suspected = verdict.suspicion is not None and not verdict.passing

@@ -286,7 +286,7 @@ class Engine:
             parsed = reply[2] if len(reply) > 2 else None  # noqa: PLR2004 - a Reply
         except (Exception, asyncio.CancelledError) as problem:  # a row's failure is the row's: it is recorded in it
             if isinstance(problem, asyncio.CancelledError) and _cancelled_from_outside():
-                self._given_up_after(problem, slot, item)
+                self._given_up_after(problem, pool, slot, item)
                 raise
             logger.info("row %d failed: %s", item.index + 1, type(problem).__name__)
             verdict = judge(problem)
@@ -322,10 +322,11 @@ class Engine:
             parsed=parsed,
         )
 
-    def _given_up_after(self, problem: asyncio.CancelledError, slot: int, item: Item) -> None:
+    def _given_up_after(self, problem: asyncio.CancelledError, pool: Pool, slot: int, item: Item) -> None:
         """A row is given up that something was paid for already: it is done again, and that is not forgotten."""
         record = record_of_error(problem)
-        if was_paid(record):
+        if was_paid(record) and self._recorder.writes:
+            pool.count(record, ok=False)
             error = RowError("RunStopped", f"the run ended before it was asked again; {ASK_AGAIN}", None)
             self._recorder.refused(slot, item, error, record, self._table.fingerprint(slot), passing=True)
 

@@ -6,6 +6,7 @@ elsewhere (`request`): there is one layer.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -98,6 +99,10 @@ class Fallbacks:
         for breaker, asked in open_:
             try:
                 reply = await self._call(asked)
+            except asyncio.CancelledError as error:  # given up between two models, perhaps
+                if records:
+                    charge(error, records)
+                raise
             except Exception as error:
                 verdict = judge(error)
                 breaker.failed(verdict, asked.model, type(error).__name__)

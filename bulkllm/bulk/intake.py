@@ -85,25 +85,31 @@ class Intake:
                 to_ask.append(met)
             if draft is None or draft.own.get("model"):
                 break  # a row that nobody understands fails once, and one that names its model is asked of that
-        for met in to_ask[:1] if self._changes.finished else ():
-            if met.draft is not None and met.draft.custom_id is not None:
-                self._compare_by_name(met.draft.custom_id)
+        if self._changes.finished:
+            self._compare_by_name(to_ask, number + 1)
         return to_ask
 
-    def _compare_by_name(self, custom_id: str) -> None:
+    def _compare_by_name(self, to_ask: list[Met], models: int) -> bool:
         """See whether a row by this name was finished for one model where several are asked now, or the reverse.
 
-        The very same request goes on under its new key; one that was not met under any has changed.
+        The very same request goes on under its new key; if nothing is known of the row under any, then it has changed.
 
         Raises:
             ConfigError: it is one changed row too many.
         """
-        table, plain = self._table, key_of_id(custom_id)
+        table = self._table
+        if len(to_ask) < models or any(table.state[met.slot] != State.NEW for met in to_ask):
+            return False
+        draft = to_ask[0].draft
+        if draft is None or draft.custom_id is None:
+            return False
+        plain = key_of_id(draft.custom_id)
         for number, shaper in enumerate(self._shapers):
             slot = table.find(plain if shaper.variant is not None else key_of_variant(plain, shaper.label))
             if slot >= 0 and table.state[slot] == State.OK and not table.count[slot]:
                 self._changes.met(number, changed=True)
-                return
+                return True
+        return False
 
     def _meet(
         self,

@@ -26,7 +26,7 @@ from .lines import head_of
 from .plans import Range
 from .request import Draft, Shaper
 from .simulate import Ask
-from .waiting import PoolName
+from .waiting import Met, PoolName
 
 _ENOUGH: Final = 5  # answers of a model that are to be had before its tokens are reckoned from them
 _LEARNT: Final = 5000  # answers that are looked at for it
@@ -239,6 +239,11 @@ class Reckoning(Intake):
         self._looks: list[tuple[Rows, int, Cache, list[str]]] = []
         self.lines: dict[PoolName, Rows] = {}
         self.changed = 0
+
+    def _compare_by_name(self, to_ask: list[Met], models: int) -> bool:
+        changed = super()._compare_by_name(to_ask, models)
+        self.changed += changed
+        return changed
 
     def _to_be_asked(self, slot: int, draft: Draft | None, print_: bytes, index: int, number: int) -> bool:
         finished = self._table.state[slot] == State.OK

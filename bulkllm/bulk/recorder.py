@@ -72,6 +72,11 @@ class Recorder:
             parsed=parsed,
         )
 
+    @property
+    def writes(self) -> bool:
+        """Whether there is a results file."""
+        return self._journal is not None
+
     def refused(
         self,
         slot: int,

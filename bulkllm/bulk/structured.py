@@ -102,7 +102,10 @@ class Structured:
                     attach_all(wrong, records)
                     raise wrong from None
                 request = _told(request, text, problem)
-            except BulkLLMError as error:  # the check itself is broken: the answers are paid all the same
+            except (
+                BulkLLMError,
+                asyncio.CancelledError,
+            ) as error:  # the answers are paid all the same
                 attach_all(error, records)
                 raise
             else:

@@ -141,6 +141,8 @@ class Core:
         """
         lane = ticket.lane
         lane.used_at = now
+        if lane not in lane.group.lanes:  # it was forgotten when it had been looked up already
+            self._lanes.add(lane)
         if lane.group.waiting:
             return False
         if lane.buckets is not None:
@@ -178,6 +180,7 @@ class Core:
             if word is not None:
                 self._hear(ticket, now, word)
             ticket.state = SETTLED
+            ticket.lane.used_at = now
             self._give_back(ticket, now, actual)
             if not ticket.lane.group.waiting or not frees(ticket, actual):
                 return
@@ -218,10 +221,10 @@ class Core:
         found = [lane.discovered for lane in self._lanes if lane.discovered is not None]
         return (*self.pools, *found)
 
-    def lanes_of(self, model: str) -> list[Lane]:
+    def lanes_of(self, model: str, now: float) -> list[Lane]:
         """All lanes of a model: of each account that was used, or the one of nobody's."""
         found = [lane for key, lane in self.known_lanes.items() if (key if isinstance(key, str) else key[0]) == model]
-        return list(dict.fromkeys(found)) or [self.lane(model)]
+        return list(dict.fromkeys(found)) or [self.lane(model, now=now)]
 
     def due(self, now: float) -> None:
         """Grant all that has come free by the passing of time."""
@@ -277,7 +280,7 @@ class Core:
         lane = ticket.lane
         ticket.state = WAITING
         ticket.since = now
-        if lane not in lane.group.lanes:  # it was forgotten when it had been looked up already
+        if lane not in lane.group.lanes:  # it was forgotten while nobody of it was in line
             self._lanes.add(lane)
         heapq.heappush(lane.queue, (ticket.order, ticket))
         lane.waiting += 1

@@ -79,6 +79,7 @@ class Discovered(Pool):
     """
 
     __slots__ = (
+        "__weakref__",
         "_blamed_at",
         "_brakes",
         "_burst",

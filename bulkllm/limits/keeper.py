@@ -11,6 +11,7 @@ import atexit
 import logging
 import random
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,8 +35,9 @@ _PATIENCE: Final = 4.0
 
 _AFTER_A_MISTAKE: Final = 1.0  # seconds
 
-# Seconds that the end of a process waits for a claim under way.
+# Seconds that the end of a process waits for a claim under way, and for a store that says when it is back.
 _LAST_WAIT: Final = 1.0
+_LAST_PATIENCE: Final = 2.5
 
 
 class Keeper:
@@ -75,13 +77,18 @@ class Keeper:
         if not self._turn.acquire(timeout=_LAST_WAIT):
             return
         try:
-            limiter = self._limiter
-            with limiter._lock:
-                limiter._take_in()
-                leases = self.leases
-                claim = leases.give_back(self._clock(), leaving=leaving) if leases.anything_left else None
-            if claim is not None and not leases.away:
+            limiter, leases = self._limiter, self.leases
+            for _ in range(2 if leaving else 1):
+                if leaving and leases.back_at is not None:  # it takes its state up again, and nobody tells it later
+                    time.sleep(min(_LAST_PATIENCE, max(0.0, leases.back_at - self._clock())))
+                with limiter._lock:
+                    limiter._take_in()
+                    claim = leases.give_back(self._clock(), leaving=leaving) if leases.anything_left else None
+                if claim is None or (leases.away and leases.back_at is None):
+                    break
                 self._say(claim, self._clock())
+                if not leases.away:
+                    break
         finally:
             self._turn.release()
         limiter._after()

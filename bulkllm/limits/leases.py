@@ -69,6 +69,7 @@ class Leases:
             for spec, name in zip(specs, store_names(specs), strict=True)
         )
         self.away = False
+        self.back_at: float | None = None  # when it is back, where it says so
         self.wake_at = math.inf
         self._stir = stir
         self._used: tuple[LeasedPool, ...] = ()
@@ -133,6 +134,7 @@ class Leases:
         self.account.take_in(lease)
         self._told_at = now
         self._known = not self._leaving
+        self.back_at = None
         self._retry_at = -math.inf
         self._retry = _FIRST_RETRY
         self._excess = dict(lease.excess)
@@ -140,6 +142,7 @@ class Leases:
             if pool.slots is not None:
                 pool.fresh += lease.granted.get(pool.slots.key, 0.0)
         if self._asked is not None:
+            self._ask_at = {name: at for name, at in self._ask_at.items() if at > now}
             wait = min(lease.retry_after, self.account.ttl / 3)
             self._ask_at[self._asked.name] = now + max(wait, pause)
         for pool in self._used:
@@ -160,8 +163,9 @@ class Leases:
             retry_after: when to come again, where the store says so.
         """
         self._asked = None
-        if retry_after is not None:
-            self._retry_at = now + retry_after
+        self.back_at = None if retry_after is None else now + retry_after
+        if self.back_at is not None:
+            self._retry_at = self.back_at
         else:
             self._retry_at = now + self._retry * (0.5 + chance)
             self._retry = min(_LONGEST_RETRY, 2 * self._retry)
@@ -248,7 +252,8 @@ class Leases:
 
     def _see(self, lanes: Iterable[Lane]) -> None:
         """Notice limits that are used for the first time, or count otherwise than before."""
-        used = tuple(pool for pool in self.pools if any(pool in lane.pools for lane in lanes))
+        before = self._used  # a lane may be forgotten meanwhile: its limits are not
+        used = tuple(p for p in self.pools if p in before or any(p in lane.pools for lane in lanes))
         meters = tuple(meter for pool in used for meter in pool.store_meters)
         if meters != self.account.meters:
             self._used = used

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from .discovery import Discovered
 from .word import Word
@@ -27,6 +28,7 @@ LONG: Final = 60.0
 _MUCH: Final = 1.25  # a limit that has become so many times as large, or as small, is worth telling again
 _SELDOM: Final = 60.0  # seconds, at least, before that is told of a model again; twice as long each time
 _SELDOMEST: Final = 3600.0
+_MANY: Final = 256  # with more pools than this, one that is remembered is no news
 _MOST: Final = 256  # sentences that wait to be said; more than these are dropped, the oldest first
 
 
@@ -52,7 +54,7 @@ class Notices:
 
     def __init__(self) -> None:
         self.unsaid: deque[tuple[int, str]] = deque(maxlen=_MOST)
-        self._told: dict[Discovered, _Told] = {}
+        self._told: WeakKeyDictionary[Discovered, _Told] = WeakKeyDictionary()
 
     def remembered(self, pool: Discovered) -> None:
         """A model's calls begin with what was learned in an earlier run."""
@@ -63,7 +65,9 @@ class Notices:
         what = _listed(told.quotas)
         what += [f"about {known.rate * 60:,.3g} requests a minute went well"] if known.rate is not None else []
         if what:
-            self._note(logging.INFO, f"limit of {_name(pool)} remembered from an earlier run: {', '.join(what)}")
+            # With thousands of accounts, those that are idle for a while come back to be remembered again and again.
+            level = logging.INFO if len(self._told) < _MANY else logging.DEBUG
+            self._note(level, f"limit of {_name(pool)} remembered from an earlier run: {', '.join(what)}")
 
     def learned(self, pool: Discovered, now: float) -> None:
         """Something was learned of a pool's limits."""

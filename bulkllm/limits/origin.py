@@ -69,9 +69,10 @@ class Origins:
 
     def look_again(self) -> None:
         """Forget the origins whose provider counts otherwise than was thought: calls from now on have new ones."""
-        for scope, origin in list(self._by_scope.items()):
-            if profile_for(origin.provider, origin.endpoint) != origin.profile:
-                self._by_scope.pop(scope, None)
+        for reference in self._by_scope.valuerefs():  # a list, which other threads do not change
+            origin = reference()
+            if origin is not None and profile_for(origin.provider, origin.endpoint) != origin.profile:
+                self._by_scope.pop(origin.scope, None)
         self._found.clear()
 
     def _make(self, provider: str, base: str, key: str, organization: str) -> Origin:

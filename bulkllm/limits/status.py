@@ -175,7 +175,7 @@ def status_of(core: Core, model: str | None, now: float) -> LimitStatus:
         lanes = list(dict.fromkeys(core.known_lanes.values()))
         pools, waiting, in_flight, waits = core.all_pools(), core.waiting, core.in_flight, dict(core.waits)
     else:
-        lanes = core.lanes_of(model)
+        lanes = core.lanes_of(model, now)
         pools = tuple(dict.fromkeys(pool for lane in lanes for pool in lane.pools))
         waiting, in_flight = sum(lane.waiting for lane in lanes), sum(lane.in_flight for lane in lanes)
         names = {pool.name for pool in pools}

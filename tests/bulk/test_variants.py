@@ -105,3 +105,11 @@ def test_a_bad_row_fails_once_and_a_repeated_id_is_refused_once_for_all_models(c
     assert (result.total, result.ok, result.failed) == (5, 4, 1)
     with pytest.raises(RequestFileError, match="was there before"):
         bulk([NAMED[0], NAMED[0]], calls, ["openai/a", "openai/b"])
+
+
+def test_models_that_come_and_go_are_no_change_of_the_rows(calls: Any, out: Path) -> None:
+    bulk(NAMED, calls, "openai/a", out)
+    bulk(NAMED, calls, ["openai/a", "openai/b"], out)
+    assert bulk(NAMED, calls, ["openai/b", "openai/c"], out).ok == 10
+    bulk(NAMED, calls, ["openai/a", "openai/b"], out, temperature=1, redo_changed=True)
+    assert bulk(NAMED, calls, ["openai/a", "openai/b", "openai/d"], out, temperature=1).ok == 15

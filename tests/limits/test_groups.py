@@ -98,3 +98,26 @@ def test_accounts_that_nobody_speaks_of_any_more_have_no_origin_left() -> None:
     gc.collect()
     assert len(origins._by_scope) < 2 * 4096
     assert origins.of("openai", {"api_key": "kept"}) is kept
+
+
+def test_a_lane_that_was_forgotten_and_is_used_again_is_of_the_group_that_its_limits_are_in_by_then() -> None:
+    core = Core([RateLimit("*b", rpm=6000), RateLimit("a*", max_in_flight=1)])
+    lane = core.lane("a", account(0), now=0.0)
+    for number in range(1, 1100):
+        core.lane("c", account(number), now=1000.0)
+    assert lane not in set(core.lanes)
+    first = use(core, lane, 1000.0)
+    both = core.lane("ab", account(0), now=1000.0)
+    waiting = Ticket(both, ONE)
+    assert not core.request(waiting, 1000.0)
+    core.settle(first, 1001.0, ONE)
+    assert waiting.state == GRANTED
+
+
+def test_a_lane_whose_call_has_just_ended_is_in_use() -> None:
+    core = Core([])
+    lane = lane_of(core, 0, 0.0)
+    core.settle(use(core, lane, 0.0), 999.0, ONE)
+    for number in range(1, 1100):
+        lane_of(core, number, 1000.0)
+    assert lane in set(core.lanes)

@@ -670,3 +670,15 @@ def test_what_has_left_a_window_is_past_correcting(world: World) -> None:
     process.call(30, (1.0, 10_000.0, 10_000.0, 0.0))
     world.run(8)
     assert world.count(began + 61.0, dimension=1) == 100_000
+
+
+def test_a_limit_whose_lanes_were_forgotten_is_still_one_of_its_process() -> None:
+    limits = [RateLimit("a*", rpm=60, max_in_flight=3), RateLimit("b*", rpm=60)]
+    leases = Leases(limits, Sharing(MemoryStore()), lambda now, later: None)
+    core = Core(leases.pools)
+    a, b = core.lane("a"), core.lane("b")
+    leases.next([a, b], 0.0)
+    known = leases.account.meters
+    leases.next([b], 1.0)
+    assert leases.account.meters == known
+    assert len(known) == 3

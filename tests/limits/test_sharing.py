@@ -296,6 +296,27 @@ def run(code: str, *arguments: str) -> str:
     return finished.stdout
 
 
+def test_a_process_that_ends_while_the_store_takes_its_state_up_again_tells_it_afterwards() -> None:
+    class Settling(Watched):
+        def lease(self, group: str, claim: Claim) -> Lease:
+            try:
+                return super().lease(group, claim)
+            except StoreUnavailable:
+                self.trouble = None  # it has settled by the next time
+                raise
+
+    store = Settling()
+    limiter = RateLimiter(RateLimit("*", rpm=60), store=store)
+    with limiter.reserve("m") as reservation:
+        store.trouble = StoreUnavailable("it lost its state", retry_after=0.05)
+        reservation.reconcile()
+    keeper = limiter._keeper
+    assert keeper is not None
+    keeper.give_back(leaving=True)
+    assert list(store.look("default").left.values()) == pytest.approx([59], abs=0.9)
+    assert store.claims[-1].leaving
+
+
 @pytest.mark.parametrize("where", ["sqlite", "valkey"])
 def test_a_process_gives_everything_back_as_it_ends(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = str(tmp_path / "s.db") if where == "sqlite" else request.getfixturevalue("valkey")

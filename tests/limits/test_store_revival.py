@@ -78,7 +78,7 @@ class WithServer(World):
     def __init__(self, url: str) -> None:
         super().__init__(lambda clock: RedisStore(url, clock=clock))
         self.client = redis.Redis.from_url(url)
-        self.key = f"bulkllm:limits:1:{{{self.desks[0].group}}}"
+        self.key = f"bulkllm:limits:2:{{{self.desks[0].group}}}"
         self.copy: Any = None
 
     def lose(self) -> None:
@@ -292,3 +292,48 @@ def test_a_snapshot_that_nobody_remembers_more_than_is_what_counts(world: World)
     world.snapshot()
     world.restore()
     assert first.claim("a", keep=20).left == second.claim("b").left == {"rpm": 40}
+
+
+def test_two_losses_are_one_story(world: World) -> None:
+    """What all remember of the first life is missing once, though one goes on from it, and another from the second."""
+    first, second, third = world.count(SLIDING)
+    first.claim("a", 20)
+    first.claim("a", spent=[("rpm", 20, 0.0)])
+    second.claim("b")
+    third.claim("c")
+    world.lose()
+    with pytest.raises(StoreUnavailable):
+        second.claim("b")
+    world.lose()
+    for desk, owner in ((third, "c"), (second, "b"), (first, "a")):
+        with pytest.raises(StoreUnavailable):
+            desk.claim(owner)
+    world.wait(SETTLES)
+    assert second.claim("b").left == third.claim("c").left == {"rpm": 40}
+    world.lose()
+    world.settle(first, "a")
+    assert second.claim("b").left == {"rpm": 40}, "it comes when that is over, with nothing new"
+
+
+def test_what_somebody_holds_who_came_before_a_snapshot_was_found_to_be_one_is_held(world: World) -> None:
+    first, second, third = world.count(SLIDING)
+    first.claim("a")
+    world.snapshot()
+    second.claim("b", 30)
+    second.claim("b", spent=[("rpm", 30, 0.0)])
+    world.restore()
+    third.claim("c", 20)
+    assert world.settle(second, "b").left == {"rpm": 10}
+
+
+def test_what_a_provider_said_of_the_past_stays_said(world: World) -> None:
+    first, *_ = world.desks
+    first.claim("a", 20)
+    world.wait(1)
+    assert first.store.correct(first.group, RPM, at_most=5.0)
+    world.lose()
+    world.settle(first, "a")
+    left = first.left()
+    first.claim("a", serial=9, spent=[("rpm", 10, SETTLES + 0.5)])
+    assert first.left() == left, "it was in what the provider said"
+    assert first.store.correct(first.group, RPM, at_most=1.0, ago=SETTLES + 0.5) is False

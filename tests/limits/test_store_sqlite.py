@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pytest
 
 from bulkllm.errors import ConfigError, StoreUnavailable
+from bulkllm.limits.clock import monotonic
 from bulkllm.limits.stores import Claim, Lease, Meter, Report, Spending, open_store
 from bulkllm.limits.stores.memory import MemoryStore
 from bulkllm.limits.stores.sqlite import FILE_NAME, SQLiteStore
@@ -183,8 +184,8 @@ def test_what_is_so_old_that_it_does_not_matter_is_not_brought_back(
     store = SQLiteStore(path)
     store.lease("g", claim("a", 10, ttl=5))
     path.unlink()
-    later = time.monotonic() + 10
-    monkeypatch.setattr(time, "monotonic", lambda: later)
+    later = monotonic() + 10
+    monkeypatch.setattr("bulkllm.limits.stores.sqlite.monotonic", lambda: later)
     assert store.look("g").held == {}
 
 

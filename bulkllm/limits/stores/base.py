@@ -205,7 +205,8 @@ class Store(ABC):
     and the first claim brings it back, with nothing added for the time in between. Others may remember a newer state,
     and have two seconds to come: until then nothing is booked, and claims raise
     :class:`~bulkllm.errors.StoreUnavailable` with a ``retry_after``. Only where nobody who comes remembers it, all
-    meters start full.
+    meters start full. What is not noticed: a replica that lacks the last few writes, where others have made as many by
+    the time that somebody comes who remembers them.
     """
 
     @abstractmethod

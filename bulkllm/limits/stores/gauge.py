@@ -194,6 +194,8 @@ class Gauge:
             mine = number if same else math.ceil((number * earlier.width + shift) / self.width)
             self.spent[mine] = self.spent.get(mine, 0.0) + amount
         self.top = max(self.top, earlier.top)
+        self.told = max(self.told, earlier.told + shift)
+        self.known = max(self.known, earlier.known + shift)
 
     def _used(self, now: float) -> float:
         began = now - self.period

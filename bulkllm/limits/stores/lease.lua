@@ -9,6 +9,7 @@
 
 local DEMAND_LASTS, LOOK_AGAIN, SOONEST, CLOCK_STEP = 2.0, 0.1, 0.001, 1.0
 local SETTLES, SAME_CLOCK, LIVES = 2.0, 1.0, 8
+local ROUND_TRIP = 5.0 -- seconds that an answer may have been under way
 local SMALL = 16384 -- bytes: a state of this size goes along with each answer
 local SLICES = {bucket = 64, sliding = 128, slots = 1}
 local INF = math.huge
@@ -454,20 +455,35 @@ local function inherit(gauge, earlier, then_, shift)
         gauge.spent[number] = (gauge.spent[number] or 0) + amount
     end
     gauge.top = math.max(gauge.top, earlier.top)
+    if earlier.told then gauge.told = math.max(gauge.told or -INF, earlier.told + shift) end
+    if earlier.known then gauge.known = math.max(gauge.known or -INF, earlier.known + shift) end
+end
+
+local function add_lives(earlier)
+    local lives = {}
+    for _, past in ipairs({state.past, earlier.past, {earlier.epoch}}) do
+        for _, epoch in ipairs(past) do
+            if epoch ~= state.epoch and not is_among(epoch, lives) then lives[#lives + 1] = epoch end
+        end
+    end
+    while #lives > LIVES do table.remove(lives, 1) end
+    state.past = lives
 end
 
 local function take_up(earlier, elapsed)
     local shift = now - elapsed - earlier.now
     if math.abs(shift) < SAME_CLOCK then shift = 0 end
-    if not (state.settling and is_among(earlier.epoch, state.past)) then
-        local before = cmsgpack.pack(state.gauges)
-        if earlier.epoch == state.epoch or is_among(state.epoch, earlier.past) then
-            before = cmsgpack.pack({})
-            state.tenants = {}
-            state.past[#state.past + 1] = state.epoch
-            state.epoch = request.new_epoch
-        end
-        state.settling = {['until'] = now + SETTLES, before = before}
+    local related = is_among(earlier.epoch, state.past)
+    for _, epoch in ipairs(earlier.past) do related = related or is_among(epoch, state.past) end
+    if earlier.epoch == state.epoch or is_among(state.epoch, earlier.past) then
+        state.past[#state.past + 1] = state.epoch
+        state.epoch = request.new_epoch
+        state.closed = {}
+        state.settling = {['until'] = now + SETTLES, before = cmsgpack.pack({})}
+    elseif not related then
+        state.settling = {['until'] = now + SETTLES, before = cmsgpack.pack(state.gauges)}
+    elseif not state.settling or earlier.written <= state.settling.written then
+        return add_lives(earlier)
     end
     local settling = state.settling
     settling.written = earlier.written
@@ -494,14 +510,7 @@ local function take_up(earlier, elapsed)
     for pool, till in pairs(earlier.closed) do
         state.closed[pool] = math.max(till + shift, state.closed[pool] or -INF)
     end
-    local lives = {}
-    for _, past in ipairs({state.past, earlier.past, {earlier.epoch}}) do
-        for _, epoch in ipairs(past) do
-            if epoch ~= state.epoch and not is_among(epoch, lives) then lives[#lives + 1] = epoch end
-        end
-    end
-    while #lives > LIVES do table.remove(lives, 1) end
-    state.past = lives
+    add_lives(earlier)
 end
 
 local function settles_in()
@@ -565,7 +574,7 @@ function DO.lease(claim)
 end
 
 function DO.correct(correction)
-    if state.settling then return {0} end
+    if settles_in() > 0 then return {0} end
     local gauge = use_gauge(correction.meter)
     return {correct(gauge, correction.at_least, correction.at_most, now - correction.ago) and 1 or 0}
 end
@@ -599,18 +608,23 @@ local function keep()
     for _, tenant in pairs(state.tenants) do life = math.max(life, tenant['until'] - now + 1) end
     for pool in pairs(state.closed) do life = math.max(life, closed_for(pool) + 1) end
     if state.settling then life = math.max(life, state.settling['until'] - now + 1) end
+    -- Whoever is told that this matters for so long must find it here for so long, whatever becomes of it meanwhile.
+    state.promised = math.max(state.promised, now + life)
     state.written = state.written + 1
     local packed = cmsgpack.pack(state)
-    redis.call('SET', KEYS[1], packed, 'PX', string.format('%.0f', math.min(life, 1e9) * 1000))
+    local stays = math.min(state.promised - now + ROUND_TRIP, 1e9)
+    redis.call('SET', KEYS[1], packed, 'PX', string.format('%.0f', stays * 1000))
     return packed, life
 end
 
 local stored = redis.call('GET', KEYS[1])
 if stored then
     state = cmsgpack.unpack(stored)
-    state.written = state.written or 0 -- older states have none
 else
-    state = {epoch = request.new_epoch, past = {}, written = 0, offset = 0, closed = {}, gauges = {}, tenants = {}}
+    state = {
+        epoch = request.new_epoch, past = {}, written = 0, promised = 0, offset = 0, closed = {}, gauges = {},
+        tenants = {},
+    }
 end
 local lacking = lacks(request.epoch, request.written)
 if lacking and ARGV[2] == '' then return {'lost'} end

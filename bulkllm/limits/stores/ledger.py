@@ -142,9 +142,9 @@ class Ledger:
 
     def correct(self, meter: Meter, at_least: float | None, at_most: float | None, ago: float, clock: float) -> bool:
         """See :meth:`~.base.Store.correct`."""
-        now = self.tick(clock)
-        if self.settling is not None:
+        if settles_in(self, clock):
             return False
+        now = self.tick(clock)
         return self._gauge(meter, now).correct(at_least, at_most, now - ago, now)
 
     def close(self, pool: str, seconds: float, replace: bool, clock: float) -> float:
@@ -356,8 +356,8 @@ class Ledger:
         """What :meth:`dump` gave."""
         ledger = cls()
         ledger.epoch, ledger.past = data["epoch"], data["past"]
-        ledger.written = data.get("written", 0)  # older files have neither
-        ledger.settling = Settling(*data["settling"]) if data.get("settling") is not None else None
+        ledger.written = data["written"]
+        ledger.settling = None if data["settling"] is None else Settling(*data["settling"])
         ledger.now, ledger.offset, ledger.closed = data["now"], data["offset"], data["closed"]
         ledger.gauges = {key: Gauge.load(gauge) for key, gauge in data["gauges"].items()}
         for name, (until, serial, held, served, demands) in data["tenants"].items():

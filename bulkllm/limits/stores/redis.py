@@ -14,7 +14,6 @@ import json
 import os
 import secrets
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -23,9 +22,10 @@ from typing import Any, Final, NamedTuple, cast
 from urllib.parse import quote, urlsplit
 
 from ...errors import ConfigError, StoreUnavailable
+from ..clock import monotonic
 from .base import Claim, Lease, Meter, Store, View, check_closing, check_correction, settles
 
-_PREFIX: Final = "bulkllm:limits:1"
+_PREFIX: Final = "bulkllm:limits:2"
 """What all keys begin with. The number is the version of the state's form."""
 
 _REMEMBER_EVERY: Final = 0.5
@@ -166,9 +166,9 @@ class RedisStore(Store):
     def _do(self, group: str, verb: str, what: Mapping[str, object], remember_every: float = 0.0) -> list[Any]:
         with self._lock:
             memory = self._memories.get(group)
-        if memory is not None and time.monotonic() - memory.at > memory.matters_for:
+        if memory is not None and monotonic() - memory.at > memory.matters_for:
             memory = None
-        now = time.monotonic()
+        now = monotonic()
         request: dict[str, object] = {
             "verb": verb,
             verb: what,
@@ -182,7 +182,7 @@ class RedisStore(Store):
             request["written"] = memory.written
         status, *answer = self._run(group, request, b"")
         if status == b"lost" and memory is not None:
-            request["elapsed"] = time.monotonic() - memory.at
+            request["elapsed"] = monotonic() - memory.at
             request["remember"] = True
             status, *answer = self._run(group, request, memory.state)
         if status not in (b"ok", b"settles"):
@@ -198,9 +198,7 @@ class RedisStore(Store):
     ) -> None:
         with self._lock:
             if state:
-                self._memories[group] = _Memory(
-                    epoch.decode(), int(written), state, time.monotonic(), float(matters_for)
-                )
+                self._memories[group] = _Memory(epoch.decode(), int(written), state, monotonic(), float(matters_for))
             elif memory is not None and memory.epoch != epoch.decode():
                 self._memories.pop(group, None)  # it is of another life of the group: the next call asks for this one's
 

@@ -60,14 +60,18 @@ def take_up(ledger: Ledger, earlier: Ledger, elapsed: float, clock: float) -> No
     if abs(shift) < SAME_CLOCK:
         shift = 0.0
     settling = ledger.settling
-    if settling is None or earlier.epoch not in ledger.past:
+    lives = {earlier.epoch, *earlier.past}
+    if ledger.epoch in lives:  # it was to become what is remembered
+        ledger.past = [*ledger.past, ledger.epoch]
+        ledger.epoch = secrets.token_hex(8)
+        ledger.closed.clear()
+        settling = Settling(now + SETTLES, earlier.written, {})
+    elif lives.isdisjoint(ledger.past):  # others began anew
         before = {key: gauge.dump() for key, gauge in ledger.gauges.items()}
-        if earlier.epoch == ledger.epoch or ledger.epoch in earlier.past:  # it was to become what is remembered
-            before = {}
-            ledger.tenants.clear()
-            ledger.past = [*ledger.past, ledger.epoch]
-            ledger.epoch = secrets.token_hex(8)
         settling = Settling(now + SETTLES, earlier.written, before)
+    elif settling is None or earlier.written <= settling.written:  # it goes on from a later one already
+        _add_lives(ledger, earlier)
+        return
     ledger.settling = settling = settling._replace(written=earlier.written)
     ledger.written = max(ledger.written, earlier.written)
     ledger.gauges = {key: Gauge.load(data) for key, data in settling.before.items()}
@@ -87,6 +91,10 @@ def take_up(ledger: Ledger, earlier: Ledger, elapsed: float, clock: float) -> No
             ledger.tenants[name] = tenant
     for pool, until in earlier.closed.items():
         ledger.closed[pool] = max(until + shift, ledger.closed.get(pool, until + shift))
+    _add_lives(ledger, earlier)
+
+
+def _add_lives(ledger: Ledger, earlier: Ledger) -> None:
     lives = [*ledger.past, *earlier.past, earlier.epoch]
     ledger.past = list(dict.fromkeys(life for life in lives if life != ledger.epoch))[-_LIVES:]
 

@@ -31,16 +31,17 @@ from typing import Final, NamedTuple, TypeVar
 
 from ... import config
 from ...errors import ConfigError, StoreUnavailable
+from ..clock import monotonic
 from .kept import LedgerStore
 from .ledger import Ledger
 from .revival import lacks, take_up
 
 _log = logging.getLogger(__name__)
 
-FILE_NAME: Final = "shared-limits.sqlite3"
+FILE_NAME: Final = "shared-limits-2.sqlite3"  # the number is that of the form
 
 _APPLICATION: Final = 0x62756C6C  # "bull" in the file's header: it is one of ours
-_VERSION: Final = 1
+_VERSION: Final = 2
 _STALE: Final = 3600.0  # a row is removed this long after it ceased to matter
 _SWEEP_EVERY: Final = 1000  # steps
 _NAP: Final = 0.0005
@@ -123,10 +124,11 @@ class SQLiteStore(LedgerStore):
         ledger = self._read(row, group)
         memory = self._memories.get(group)
         if memory is not None and lacks(ledger, memory.epoch, memory.written):
-            elapsed = time.monotonic() - memory.at
+            elapsed = monotonic() - memory.at
             if elapsed < memory.matters_for:
                 take_up(ledger, Ledger.load(json.loads(memory.text)), elapsed, clock)
         result = work(ledger, clock)
+        written: _Memory | None = None
         if change:
             ledger.tidy()
             text = json.dumps(ledger.dump(), separators=(",", ":"), allow_nan=False)
@@ -136,8 +138,10 @@ class SQLiteStore(LedgerStore):
             self._steps += 1
             if self._steps % _SWEEP_EVERY == 1:
                 db.execute("DELETE FROM groups WHERE due < ?", (clock - _STALE,))
-            self._memories[group] = _Memory(ledger.epoch, ledger.written, text, time.monotonic(), matters_for)
+            written = _Memory(ledger.epoch, ledger.written, text, monotonic(), matters_for)
         db.execute("COMMIT")
+        if written is not None:
+            self._memories[group] = written
         return result
 
     def _read(self, row: tuple[str] | None, group: str) -> Ledger:
