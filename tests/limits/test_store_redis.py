@@ -308,6 +308,39 @@ def test_what_is_reported_while_the_server_is_away_is_booked_once_when_it_is_bac
     assert store.look("g").left == {"rpm": 47}
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_that_was_forked_while_a_connection_was_fetched_has_one_of_its_own(server: Server) -> None:
+    program = textwrap.dedent(
+        """
+        import os, sys, threading, time, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads about: that is the point
+        from bulkllm.limits.stores import Claim, Meter, open_store
+        store, claim = open_store(sys.argv[1]), Claim("a", (Meter("rpm", "bucket", 60),), 60, want={"rpm": 1})
+        store.lease("g", claim)
+        held = threading.Event()
+
+        def hold():
+            with store._client.connection_pool._lock:
+                held.set()
+                time.sleep(60)
+
+        threading.Thread(target=hold, daemon=True).start()
+        held.wait()
+        child = os.fork()
+        if child == 0:
+            store.lease("g", claim)
+            os._exit(0)
+        end = time.monotonic() + 20
+        while not (done := os.waitpid(child, os.WNOHANG))[0]:
+            assert time.monotonic() < end, "the child hangs"
+            time.sleep(0.01)
+        sys.exit(done[1])
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program, server.url], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_errors_and_reprs_do_not_show_the_password() -> None:
     url = "redis://:s3cret@127.0.0.1:1/0?password=s3cret"
     store = RedisStore(url, timeout=0.1)

@@ -87,6 +87,7 @@ class RedisStore(Store):
         self._errors, self._broken, self._no_script = _errors()
         self._make: Callable[[], Any] = (lambda: client) if url is None else _connection(url, timeout)
         self._client: Any = client
+        self._owns_client = client is None
         self._name = "a given client" if url is None else _without_secrets(url)
         options = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
         if options.get("decode_responses"):
@@ -217,6 +218,12 @@ class RedisStore(Store):
                 f"and can be reached from here"
             ) from error
 
+    def _renew_in_child(self) -> None:
+        self._lock = threading.Lock()
+        if self._owns_client:
+            _inherited.append(self._client)
+            self._client = None
+
     def _evaluate(self, arguments: tuple[object, ...]) -> list[Any]:
         script, digest = _script()
         try:
@@ -226,13 +233,15 @@ class RedisStore(Store):
         return cast("list[Any]", answer)
 
 
-# A forked child has a lock of its own: the thread that held the parent's at that moment is not there.
+# A forked child has locks and connections of its own: the thread that held the parent's at that moment is not there, and
+# the client's pool of connections would wait for it for ever. The parent's client stays, for what it has is the parent's.
 _stores: weakref.WeakSet[RedisStore] = weakref.WeakSet()
+_inherited: list[object] = []
 
 
 def _after_fork_in_child() -> None:
     for store in list(_stores):
-        store._lock = threading.Lock()
+        store._renew_in_child()
 
 
 if hasattr(os, "register_at_fork"):
