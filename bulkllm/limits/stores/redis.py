@@ -233,8 +233,9 @@ class RedisStore(Store):
         return cast("list[Any]", answer)
 
 
-# A forked child has locks and connections of its own: the thread that held the parent's at that moment is not there, and
-# the client's pool of connections would wait for it for ever. The parent's client stays, for what it has is the parent's.
+# A forked child has locks and connections of its own: the thread that held the parent's at that moment is not there,
+# and the client's pool of connections would wait for it for ever. The parent's client is kept, for what it has is the
+# parent's to close.
 _stores: weakref.WeakSet[RedisStore] = weakref.WeakSet()
 _inherited: list[object] = []
 
