@@ -141,7 +141,7 @@ class Core:
         """
         lane = ticket.lane
         lane.used_at = now
-        if lane not in lane.group.lanes:  # it was forgotten when it had been looked up already
+        if lane.forgotten:  # when it had been looked up already
             self._lanes.add(lane)
         if lane.group.waiting:
             return False
@@ -280,7 +280,7 @@ class Core:
         lane = ticket.lane
         ticket.state = WAITING
         ticket.since = now
-        if lane not in lane.group.lanes:  # it was forgotten while nobody of it was in line
+        if lane.forgotten:  # while nobody of it was in line
             self._lanes.add(lane)
         heapq.heappush(lane.queue, (ticket.order, ticket))
         lane.waiting += 1

@@ -89,6 +89,7 @@ class Lanes:
             self._groups |= {pool: group for pool, other in self._groups.items() if other is absorbed}
         self._groups |= dict.fromkeys(shared, group)
         lane.group = group
+        lane.forgotten = False
         group.lanes[lane] = None
 
     def _forget_idle(self, now: float) -> None:
@@ -97,6 +98,7 @@ class Lanes:
         for lane in idle:
             del self._by_pools[lane.pools]
             lane.group.lanes.pop(lane, None)
+            lane.forgotten = True
         for key in [key for key, lane in self.known.items() if lane in idle]:
             del self.known[key]
         self._sweep_at = max(_MANY, 2 * len(self._by_pools))

@@ -103,6 +103,7 @@ class Lane:
         "buckets",
         "counts_in_flight",
         "discovered",
+        "forgotten",
         "group",
         "held_by",
         "impatient",
@@ -127,7 +128,8 @@ class Lane:
         self.waiting = 0
         self.impatient = 0  # how many of those who wait do not wait for ever
         self.in_flight = 0
-        self.used_at = -math.inf  # when somebody last asked for a grant
+        self.used_at = -math.inf  # when somebody last asked for a grant, or had used one
+        self.forgotten = True  # it is in no group, now or again
         self.group: Group
 
     @property
