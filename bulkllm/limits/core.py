@@ -140,13 +140,13 @@ class Core:
             ImpossibleRequest: it needs more than a limit's whole quota.
         """
         lane = ticket.lane
+        if lane.buckets is not None:
+            return not lane.group.waiting and take_at_once(ticket, lane.buckets, now)
         lane.used_at = now
         if lane.forgotten:  # when it had been looked up already
             self._lanes.add(lane)
         if lane.group.waiting:
             return False
-        if lane.buckets is not None:
-            return take_at_once(ticket, lane.buckets, now)
         check_possible(ticket)
         if lane.ready_at(ticket.amounts, now) <= now:
             self._grant(ticket, now)
@@ -180,7 +180,6 @@ class Core:
             if word is not None:
                 self._hear(ticket, now, word)
             ticket.state = SETTLED
-            ticket.lane.used_at = now
             self._give_back(ticket, now, actual)
             if not ticket.lane.group.waiting or not frees(ticket, actual):
                 return
@@ -282,6 +281,7 @@ class Core:
         ticket.since = now
         if lane.forgotten:  # while nobody of it was in line
             self._lanes.add(lane)
+        lane.used_at = now
         heapq.heappush(lane.queue, (ticket.order, ticket))
         lane.waiting += 1
         lane.group.busy[lane] = None

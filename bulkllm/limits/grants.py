@@ -199,6 +199,7 @@ def give_back(ticket: Ticket, now: float, actual: Amounts | None) -> None:
             pool.in_flight -= 1
         give_back_all(lane.buckets, ticket.amounts, NOTHING if actual is None else actual, now)
         return
+    lane.used_at = now
     for question, _ in ticket.probes:  # nothing was heard of it
         question.withdrawn()
     ticket.probes = []
