@@ -201,6 +201,35 @@ def test_what_was_paid_for_a_row_that_is_given_up_between_two_asks_is_not_forgot
     assert (result.ok, result.failed, provider.report().requests) == (3, 0, 4), "it is done again by itself"
 
 
+def test_a_row_that_is_given_up_between_two_asks_stays_undone_where_nothing_is_written(provider: FakeProvider) -> None:
+    def never_right(text: str) -> bool:
+        asyncio.get_running_loop().call_later(0.05, signal.raise_signal, signal.SIGINT)
+        return False
+
+    result = bulk(rows(3), provider, client=Client(RateLimit(["*"], rpm=1)), validate=never_right)
+    assert (result.interrupted, result.failed, result.undone) == (True, 0, 3)
+
+
+def test_what_was_paid_for_a_row_that_is_given_up_between_two_models_is_not_forgotten(
+    provider: FakeProvider, out: Path
+) -> None:
+    def never_right(text: str) -> bool:
+        asyncio.get_running_loop().call_later(0.05, signal.raise_signal, signal.SIGINT)
+        return False
+
+    client = Client(RateLimit(["openai/second"], rpm=1))
+    taken = client.limiter.try_reserve("openai/second")
+    assert taken is not None
+    bulk(rows(1), provider, out, client=client, validate=never_right, reasks=0, fallbacks=["openai/second"])
+    (line,) = read_results(out)
+    taken.reconcile()
+    assert provider.report().requests == 1
+    assert line.error is not None
+    assert line.error.code == "RunStopped"
+    assert line.record is not None
+    assert line.record.total_tokens == client.usage.total.total_tokens > 0
+
+
 def test_a_stopped_pool_does_not_wait_for_rows_that_wait_for_the_limits(out: Path) -> None:
     with FakeProvider(keys=["sk-another"]) as server:
         bulk(rows(1), server)  # LiteLLM is loaded now

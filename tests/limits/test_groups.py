@@ -8,6 +8,7 @@ import pytest
 
 from bulkllm.limits.core import Core
 from bulkllm.limits.lanes import GRANTED, WAITING, Lane, Ticket
+from bulkllm.limits.notices import Notices
 from bulkllm.limits.origin import Origin, Origins
 from bulkllm.limits.profiles import profile_for
 from bulkllm.limits.spec import RateLimit
@@ -112,6 +113,8 @@ def test_a_lane_that_was_forgotten_and_is_used_again_is_of_the_group_that_its_li
     assert not core.request(waiting, 1000.0)
     core.settle(first, 1001.0, ONE)
     assert waiting.state == GRANTED
+    assert not both.group.busy
+    assert both.group.waiting == 0
 
 
 def test_a_lane_whose_call_has_just_ended_is_in_use() -> None:
@@ -121,3 +124,30 @@ def test_a_lane_whose_call_has_just_ended_is_in_use() -> None:
     for number in range(1, 1100):
         lane_of(core, number, 1000.0)
     assert lane in set(core.lanes)
+
+
+def test_whoever_was_passed_over_comes_back_to_its_line_though_that_was_forgotten() -> None:
+    core = Core([RateLimit("openai/*", rpm=60, burst=1, window="bucket")])
+    lane = lane_of(core, 0, 0.0)
+    core.settle(use(core, lane, 0.0), 0.0, ONE)
+    ticket = Ticket(lane, ONE)
+    assert not core.request(ticket, 0.0)
+    core.due(core.next_alarm())
+    core.pass_over(ticket, 2.0)
+    for number in range(1, 1100):
+        lane_of(core, number, 1000.0)
+    assert lane not in set(core.lanes)
+    core.resume(ticket, 1000.0)
+    assert lane in set(core.lanes)
+    assert ticket.state == GRANTED
+
+
+def test_what_was_said_of_a_forgotten_account_is_forgotten_too() -> None:
+    notices = Notices()
+    core = Core([])
+    for number in range(5000):
+        lane = lane_of(core, number, float(number))
+        assert lane.discovered is not None
+        notices.learned(lane.discovered, float(number))
+    gc.collect()
+    assert len(notices._told) == len(list(core.lanes)) <= 2 * 1024

@@ -216,7 +216,11 @@ def test_what_is_told_meanwhile_is_booked_afterwards_and_once(world: World, mete
 
 
 @either
-def test_what_was_booked_is_known_though_the_lease_has_run_out_since(world: World, meter: Meter) -> None:
+def test_what_was_booked_is_known_though_the_lease_has_run_out_since(
+    world: World, meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("redis", "sqlite"):  # both clocks go on: it is the same one
+        monkeypatch.setattr(f"bulkllm.limits.stores.{module}.monotonic", world.clock)
     first, *_ = world.count(meter)
     first.claim("a", 30)
     first.claim("a", serial=7, spent=[("rpm", 30, 0.0)])
@@ -269,6 +273,18 @@ def test_what_was_heard_since_a_snapshot_is_brought_back(world: World, meter: Me
     assert left == {"rpm": 5 if meter is SLIDING else 7}
     assert first.claim("a", keep=5).left == left
     assert second.claim("b", 60).granted == left
+
+
+def test_a_pool_that_was_opened_since_a_snapshot_is_open(world: World) -> None:
+    first, *_ = world.desks
+    first.store.close(first.group, "p", 3600)
+    first.claim("a")
+    world.snapshot()
+    first.store.close(first.group, "p", 0, replace=True)
+    first.claim("a")
+    world.restore()
+    world.settle(first, "a")
+    assert first.store.look(first.group).closed == {}
 
 
 def test_a_snapshot_that_is_brought_back_again_is_noticed_again(world: World) -> None:
