@@ -197,25 +197,24 @@ def test_tags_are_text(server: FakeProvider) -> None:
 
 
 def test_a_clients_deadline_holds_unless_the_call_has_its_own() -> None:
-    failing = FakeProvider(faults=[Fault("status", status=429, retry_after="5")])
-    made = Client(deadline=0.5, retry=RetryPolicy(max_attempts=2))
-    with failing as server:
+    policy = RetryPolicy(max_attempts=2)
+    with FakeProvider(faults=[Fault("status", status=429, retry_after="60")]) as server:
         with pytest.raises(_litellm.load().RateLimitError):
-            made.completion(MODEL, MESSAGES, **options(server))
+            Client(deadline=20.0, retry=policy).completion(MODEL, MESSAGES, **options(server))
         assert server.report().requests == 1
-        other = Client(deadline=0.5, retry=RetryPolicy(max_attempts=2))
+    with FakeProvider(faults=[Fault("status", status=429, retry_after="1")]) as server:
         with pytest.raises(_litellm.load().RateLimitError):
-            other.completion(MODEL, MESSAGES, deadline=3.0, **options(server))
+            Client(deadline=0.01, retry=policy).completion(MODEL, MESSAGES, deadline=60.0, **options(server))
         assert server.report().requests == 2
 
 
 def test_a_refusal_with_a_time_holds_all_calls_back_until_then() -> None:
-    with FakeProvider(faults=[Fault("status", status=429, retry_after="5")]) as server:
-        made = Client(deadline=0.1, retry=RetryPolicy(max_attempts=2))
+    with FakeProvider(faults=[Fault("status", status=429, retry_after="100")]) as server:
+        made = Client(deadline=30.0, retry=RetryPolicy(max_attempts=2))
         with pytest.raises(_litellm.load().RateLimitError):
             made.completion(MODEL, MESSAGES, **options(server))
         with pytest.raises(LimitTimeout):
-            made.completion(MODEL, MESSAGES, **options(server))
+            made.completion(MODEL, MESSAGES, deadline=0.1, **options(server))
         assert server.report().requests == 1
         closed = made.limiter.status().limits
         assert [pool.closed_for > 4 for pool in closed] == [True]

@@ -136,14 +136,14 @@ def hear(ticket: Ticket, now: float, word: Word) -> None:
     if discovered is None or ticket.passage is None:
         return
     explained = False
-    for question, telling in ticket.probes:
+    for probe in ticket.probes:
         if word.verdict == "let in":
-            question.let_in(telling=telling)
-        elif word.verdict == "refused" and word.spent is None and not _bucket_explains(ticket, question, now):
-            question.refused()
+            probe.question.let_in(probe)
+        elif word.verdict == "refused" and word.spent is None and not _bucket_explains(ticket, probe.question, now):
+            probe.question.refused()
             explained = True
         else:
-            question.withdrawn()
+            probe.question.withdrawn(probe)
     ticket.probes = []
     if word.verdict == "refused" and word.spent is None and not explained:
         explained = _accounts_for(ticket, discovered, now)
@@ -200,8 +200,8 @@ def give_back(ticket: Ticket, now: float, actual: Amounts | None) -> None:
         give_back_all(lane.buckets, ticket.amounts, NOTHING if actual is None else actual, now)
         return
     lane.used_at = now
-    for question, _ in ticket.probes:  # nothing was heard of it
-        question.withdrawn()
+    for probe in ticket.probes:  # nothing was heard of it
+        probe.question.withdrawn(probe)
     ticket.probes = []
     if lane.discovered is not None and ticket.passage is not None:
         lane.discovered.over(ticket.passage, actual, now)

@@ -17,7 +17,7 @@ from .bucket import Grain, SlidingWindow, TokenBucket
 from .pool import Amounts
 from .spec import OUTPUT_TOKENS, REQUESTS, WITH_OUTPUT, Window
 from .trail import GRAIN, Trail
-from .undecided import EARLIER, Question, Undecided
+from .undecided import EARLIER, Question, Shows, Undecided
 
 # Answers that come within this many seconds of each other count together as one correction.
 _SETTLES_IN: Final = 1.0
@@ -180,7 +180,7 @@ class Tracked:
                 meter.take(after.let_in - mark.let_in, mark.at)
                 SlidingWindow.send(meter, after.let_in - mark.let_in, mark.at + GRAIN + meter.margin)
             if isinstance(meter, Undecided):
-                meter.question.probing = meter.question.telling = False  # they are no probes
+                meter.question.probing = Shows.NOTHING  # they are no probes
         bucket = self._bucket()
         if bucket is not None and self.dimension == REQUESTS and remaining + sent + self.rounding < bucket.quota:
             # It was full when we began, with less than a period's quota; if somebody else had used it, it will be more.

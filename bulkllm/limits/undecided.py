@@ -2,12 +2,14 @@
 
 Both let the same requests go until the bucket has refilled beyond the window: what goes then is a *probe*. One goes
 alone, and its answer tells: let in, more follow, until enough were let in to be sure of a bucket; refused, it is a
-window. Where output counts that is not there yet, a probe may be let in by a window too. Then it tells nothing, and
-fills the window a little more for the next one. Only arithmetic may live here, as in :mod:`.bucket`.
+window. Output that is not there yet is counted by one provider and not by another: while much of it is under way, a
+window of the second kind lets probes in too. Those show only that it is not counted, and fill the window for those that
+tell. Only arithmetic may live here, as in :mod:`.bucket`.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Final, NamedTuple
 
 from .bucket import Grain, SlidingWindow, TokenBucket
@@ -16,9 +18,24 @@ from .spec import WITH_OUTPUT, Window
 # So many probes let in, and it is a bucket. A window that somebody else does not use could not let in even one.
 _ENOUGH: Final = 3
 
+# So much of the output under way may be there before a probe arrives.
+_ARRIVES_BEFORE: Final = 0.25
 
 EARLIER: Final = 1.0
 """The provider's window may be so many seconds before ours: what fits into ours by then shows nothing."""
+
+
+class Shows(IntEnum):
+    """What it shows that a request was let in which goes beyond the window as we count it."""
+
+    NOTHING = 0
+    """It did not go beyond it."""
+    OUTPUT_IS_LATE = 1
+    """That a window, if it is one, counts output only when it is there: such a one has room."""
+    UNCLEAR = 2
+    """Such a window may have room or not."""
+    A_BUCKET = 3
+    """That there is no window."""
 
 
 class Question:
@@ -27,37 +44,34 @@ class Question:
     Attributes:
         answer: None until it is known.
         probing: the last amount taken went beyond the window. Whoever took it sees to :meth:`probe`.
-        telling: and no window could let it in.
     """
 
-    __slots__ = ("_let_in", "_sent", "answer", "probing", "telling")
+    __slots__ = ("_hints", "_proofs", "answer", "probing")
 
     def __init__(self, answer: Window | None = None) -> None:
         self.answer = answer
-        self.probing = False
-        self.telling = False
-        self._sent = 0
-        self._let_in = 0
+        self.probing = Shows.NOTHING
+        self._proofs = _Series()
+        self._hints = _Series()
 
-    @property
-    def may_probe(self) -> bool:
-        """Whether one more may go beyond the window: alone at first, then twice as many as were let in."""
-        return self._sent <= 2 * self._let_in
+    def may_probe(self, shows: Shows) -> bool:
+        """Whether one more may go beyond the window."""
+        return self._series(shows).may_grow
 
     def probe(self) -> Probe:
         """A request goes beyond the window."""
-        probe = Probe(self, self.telling)
-        self.probing = self.telling = False
-        self._sent += 1
+        probe = Probe(self, self.probing)
+        self._series(self.probing).sent += 1
+        self.probing = Shows.NOTHING
         return probe
 
-    def let_in(self, *, telling: bool) -> None:
+    def let_in(self, probe: Probe) -> None:
         """A probe was let in."""
-        if not telling:
-            self.withdrawn()
+        if probe.shows is Shows.UNCLEAR:
+            self.withdrawn(probe)
             return
-        self._let_in += 1
-        if self.answer is None and self._let_in >= _ENOUGH:
+        self._series(probe.shows).let_in += 1
+        if self.answer is None and self._proofs.let_in >= _ENOUGH:
             self.answer = "bucket"
 
     def refused(self) -> None:
@@ -65,16 +79,34 @@ class Question:
         if self.answer is None:
             self.answer = "sliding"
 
-    def withdrawn(self) -> None:
+    def withdrawn(self, probe: Probe) -> None:
         """A probe ended without an answer to the question."""
-        self._sent -= 1
+        self._series(probe.shows).sent -= 1
+
+    def _series(self, shows: Shows) -> _Series:
+        return self._hints if shows is Shows.OUTPUT_IS_LATE else self._proofs
+
+
+class _Series:
+    """Probes of one kind: one alone at first, then twice as many as were let in."""
+
+    __slots__ = ("let_in", "sent")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.let_in = 0
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether one more may follow."""
+        return self.sent <= 2 * self.let_in
 
 
 class Probe(NamedTuple):
-    """A request that goes beyond the window: what it asks, and whether it shows something that it is let in."""
+    """A request that goes beyond the window: what it asks, and what it shows if it is let in."""
 
     question: Question
-    telling: bool
+    shows: Shows
 
 
 class Undecided(SlidingWindow):
@@ -100,24 +132,26 @@ class Undecided(SlidingWindow):
         in_bucket = self.bucket.ready_at(amount, now, after)
         if in_window <= max(in_bucket, now):
             return in_bucket
-        if in_window > now + EARLIER and self.question.may_probe:
+        if in_window > now + EARLIER and self.question.may_probe(self._would_show(amount, now)):
             # Twice the output that is under way must not explain a refusal.
             return in_bucket if not self.open else min(in_window, self.bucket.ready_at(amount, now, after + self.open))
         return in_window
 
-    def _is_surely_beyond(self, now: float) -> bool:
-        """Whether a window could let nothing in, even if it counts no output that is under way, and us alone."""
+    def _would_show(self, amount: float, now: float) -> Shows:
+        """What it would show that so much is let in, which goes beyond the window as we count it."""
         if self.dimension not in WITH_OUTPUT:
-            return True
+            return Shows.A_BUCKET
         foreign = self._foreign.capacity - self._foreign.remaining(now)
-        return super().ready_at(-self.open - foreign, now) > now + EARLIER
+        if super().ready_at(-self.open - foreign, now) > now + EARLIER:
+            return Shows.A_BUCKET  # even if it counts no output that is under way, and us alone
+        late = super().ready_at(amount - (1.0 - _ARRIVES_BEFORE) * self.open, now)
+        return Shows.OUTPUT_IS_LATE if late <= now else Shows.UNCLEAR
 
     def take(self, amount: float, now: float) -> None:
         """Take an amount: pending until it is sent."""
         question = self.question
         if question.answer is None and super().ready_at(amount, now) > now + EARLIER:
-            question.probing = True
-            question.telling = question.telling or self._is_surely_beyond(now)
+            question.probing = max(question.probing, self._would_show(amount, now))
         if self.dimension in WITH_OUTPUT:
             self.open += amount
         super().take(amount, now)

@@ -352,8 +352,8 @@ def test_a_deadline_before_the_next_attempt_raises_the_providers_error(function:
     with failing(429, retry_after="30") as server:
         began = time.monotonic()
         with pytest.raises(_litellm.load().RateLimitError) as caught:
-            ask(Client(retry=QUICK), "openai", function, server, deadline=5.0)
-        assert time.monotonic() - began < 5
+            ask(Client(retry=QUICK), "openai", function, server, deadline=20.0)
+        assert time.monotonic() - began < 20
         assert server.report().requests == 1
     assert record_of_error(caught.value) is not None
 
@@ -365,8 +365,8 @@ def test_a_deadline_spans_all_attempts(function: str) -> None:
         began = time.monotonic()
         # The last attempt may have been given less time than it took.
         with pytest.raises((_litellm.load().InternalServerError, _litellm.load().Timeout)) as caught:
-            ask(Client(retry=policy), "openai", function, server, deadline=0.5)
-        assert time.monotonic() - began < 5
+            ask(Client(retry=policy), "openai", function, server, deadline=2.0)
+        assert time.monotonic() - began < 20
         record = record_of_error(caught.value)
         assert record is not None
         assert record.attempts > 1
@@ -379,7 +379,7 @@ def test_a_deadline_that_passes_in_line_for_another_attempt_raises_the_providers
     client = Client(limits=RateLimit(rpm=1), retry=QUICK)
     with failing(500) as server:
         with pytest.raises(litellm.InternalServerError) as caught:
-            ask(client, "openai", function, server, deadline=1.0)
+            ask(client, "openai", function, server, deadline=3.0)
         assert server.report().requests == 1
     record = record_of_error(caught.value)
     assert record is not None

@@ -79,6 +79,23 @@ def test_how_tokens_are_counted_is_found_out(window: Any, rule: str, headers: bo
     assert outcome.share_refused <= 0.005
 
 
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("headers", ["openai", None])
+@pytest.mark.parametrize("window", ["bucket", "sliding"])
+def test_and_soon_though_most_of_a_quota_is_output_under_way(window: Any, headers: Any, seed: int) -> None:
+    """With one probe at a time until one of them told something, a bucket took twice as long as had it been known."""
+    scene = {
+        "tokens": (20, 45, 100), "requests": 400, "in_flight": 256, "latency": (0.5, 1.5), "profile": UNKNOWN,
+        "headers": headers, "seed": seed,
+    }  # fmt: skip
+    server = ProviderLimits(otpm=9000, period=10, window=window)
+    knowing = simulate(server, [RateLimit("*", otpm=9000, period=10, window=window)], **scene)
+    outcome = simulate(server, [RateLimit("*", otpm=9000, period=10)], **scene)
+    assert outcome.answered == knowing.answered == 400
+    assert outcome.seconds <= 1.25 * knowing.seconds
+    assert outcome.share_refused <= 0.01
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("bound_by", ["itpm", "otpm"])
