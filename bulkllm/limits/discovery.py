@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from .brake import Brake
 from .bucket import Meter, SlidingWindow, TokenBucket
+from .claim import Claim
 from .crowd import Crowd
 from .feedback import Observation
 from .learned import LearnedLimits
@@ -22,7 +23,7 @@ from .pace import Pace
 from .pool import DIMENSIONS, WHOLE, Amounts, Pool
 from .spec import REQUESTS, Window
 from .spent import DAYS, Spent
-from .tracked import SHUFFLED, Claim, Tracked
+from .tracked import SHUFFLED, Tracked
 from .undecided import Question, Undecided
 from .word import Closing, Word, closing_for
 
@@ -58,13 +59,14 @@ class Knowledge(NamedTuple):
 class Passage:
     """One granted request, as this pool sees it."""
 
-    __slots__ = ("claims", "granted_at", "number", "sent_at")
+    __slots__ = ("claims", "granted_at", "number", "sent_at", "under_way")
 
     def __init__(self, claims: list[Claim], number: int, now: float) -> None:
         self.claims = claims
         self.granted_at = now
         self.number = number
         self.sent_at = -math.inf
+        self.under_way = 0  # requests at that moment, itself among them
 
 
 class Discovered(Pool):
@@ -189,6 +191,7 @@ class Discovered(Pool):
     def went(self, passage: Passage, now: float, *, really: bool) -> None:
         """It goes out now."""
         passage.sent_at = now
+        passage.under_way = self.in_flight
         if really:
             # A loop that is late in sending is late in everything, so that requests overtake each other.
             self._lag = max(now - passage.granted_at, _LAG_FADES * self._lag)
@@ -265,7 +268,7 @@ class Discovered(Pool):
                     under_way = self._under_way(tracked)
                     tracked.begin(seen.remaining, self.pace.trail, under_way, now)
                 continue
-            tracked.told(claim, seen.remaining, now, for_sure=short)
+            tracked.told(claim, seen.remaining, now, under_way=passage.under_way, for_sure=short)
         return guilty
 
     def _under_way(self, tracked: Tracked) -> float:

@@ -13,7 +13,8 @@ import math
 from collections import deque
 from typing import Final
 
-from .bucket import Grain, SlidingWindow, TokenBucket
+from .bucket import SlidingWindow, TokenBucket
+from .claim import Claim, Slot
 from .pool import Amounts
 from .spec import OUTPUT_TOKENS, REQUESTS, WITH_OUTPUT, Window
 from .trail import GRAIN, Trail
@@ -45,59 +46,6 @@ _INSTANT: Final = 1e-3
 # What is sent within so many seconds may arrive in any order at least: new connections, the provider's own queues.
 SHUFFLED: Final = 0.25
 _SLOT: Final = 0.025
-
-
-class _Slot:
-    """What was sent at about one moment, and the slot after it."""
-
-    __slots__ = ("amount", "began", "next")
-
-    def __init__(self, began: float) -> None:
-        self.began = began
-        self.amount = 0.0
-        self.next: _Slot | None = None
-
-
-class Claim:
-    """What one request takes of a tracked meter, and what was believed to be left when it was sent."""
-
-    __slots__ = (
-        "amount",
-        "base",
-        "before",
-        "grain",
-        "level",
-        "most_room",
-        "open",
-        "room",
-        "room_base",
-        "sent_at",
-        "slot",
-        "tracked",
-    )
-
-    def __init__(self, tracked: Tracked, amount: float) -> None:
-        self.tracked = tracked
-        self.amount = amount
-        self.grain: Grain | None = None
-        self.sent_at = -math.inf
-        self.level = math.inf
-        self.open = 0.0
-        self.base = 0.0
-        self.room = math.inf  # if it may be a bucket or a window, what was left in the window
-        self.most_room = math.inf  # if what leaves our window soon had left the provider's already
-        self.room_base = 0.0
-        self.before = 0.0
-        self.slot: _Slot | None = None
-
-    def after(self) -> float:
-        """What was sent so soon after it that it may have arrived before."""
-        amount, slot = 0.0, self.slot
-        until = self.sent_at + self.tracked.shuffled
-        while slot is not None and slot.began <= until:
-            amount += slot.amount
-            slot = slot.next
-        return amount
 
 
 class Tracked:
@@ -148,7 +96,7 @@ class Tracked:
         self._told_of = -math.inf  # when the latest request was sent whose answer was heard
         self._heard_at = -math.inf
         self._top = -math.inf  # the most that was ever told to be left
-        self._slots: deque[_Slot] = deque()
+        self._slots: deque[Slot] = deque()
         self._unsent = 0.0
         self._step = _YIELD
         self._yielded_at = -math.inf
@@ -227,10 +175,10 @@ class Tracked:
         claim.before = self._unsent + sum(slot.amount for slot in self._slots)
         claim.slot.amount += claim.amount
 
-    def _slot(self, now: float) -> _Slot:
+    def _slot(self, now: float) -> Slot:
         slots = self._slots
         if not slots or now - slots[-1].began >= _SLOT:
-            fresh = _Slot(now)
+            fresh = Slot(now)
             if slots:
                 slots[-1].next = fresh
             slots.append(fresh)
@@ -266,16 +214,27 @@ class Tracked:
         if late and amounts is not None and self.dimension in WITH_OUTPUT:
             meter.count_later(amounts[OUTPUT_TOKENS], claim.grain, now)
 
-    def told(self, claim: Claim, remaining: float, now: float, *, for_sure: bool = False) -> None:
-        """The provider says what was left when it let this request in, or (``for_sure``) refused it."""
+    def told(self, claim: Claim, remaining: float, now: float, *, under_way: float, for_sure: bool = False) -> None:
+        """The provider says what was left when it let this request in, or (``for_sure``) refused it.
+
+        Args:
+            claim: what it took.
+            remaining: what was left.
+            now: seconds.
+            under_way: requests that were under way when it was sent, itself among them.
+            for_sure: it was refused.
+        """
         if claim.sent_at < self._told_of:
             return  # later requests have told more
         meter = self.meter
-        in_window = self._off(claim, remaining, claim.room + self._room_corrections - claim.room_base)
+        corrected = self._room_corrections - claim.room_base
+        in_window = self._off(claim, remaining, claim.room + corrected)
         counts_both = isinstance(meter, Undecided) and meter.question.answer is None
-        beyond = in_window - (claim.most_room - claim.room)
+        late = under_way if self.dimension == REQUESTS else claim.before + claim.open
+        beyond = remaining - (claim.most_room + corrected) - late
         if counts_both and beyond > _SURELY * self.rounding and self.dimension not in WITH_OUTPUT:
-            self.question.answer = "bucket"  # more is left than a window could have, whoever else uses it
+            # More is left than a window could have, whoever else uses it, and if all that may have come later has.
+            self.question.answer = "bucket"
             counts_both = False
         if isinstance(meter, Undecided) and meter.question.answer == "sliding":
             off = in_window

@@ -337,6 +337,13 @@ def test_somebody_elses_share_is_left_to_them(limits: list[RateLimit], seed: int
     within(outcome, 50.0, 0.15, 0.01)
 
 
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_what_overtakes_a_request_shows_no_bucket(seed: int) -> None:
+    """A burst of a busy program arrives in any order: the first answers tell of more than was left by our books."""
+    outcome = simulate(SLIDING, lag=(0.05, 0.6), seed=seed)
+    within(outcome, FASTEST["sliding"], 0.1, 0.005)
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_somebody_elses_share_is_left_to_them_for_long(seed: int) -> None:
     outcome = simulate(BUCKET, foreign=4.0, requests=10**6, lasts=480, seed=seed)
