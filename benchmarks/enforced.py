@@ -53,6 +53,7 @@ class Scene:
     ideal: float
     requests: int = FIRST
     foreign: float = 0.0
+    changes: Sequence[tuple[float, float]] = ()  # after so many seconds the server allows so many requests a minute
     long: bool = False
     max_tokens: int | None = None
 
@@ -61,6 +62,7 @@ def limit(rpm: float = RPM, **more: Any) -> list[RateLimit]:
     return [RateLimit("openai/*", rpm=rpm, **more)]
 
 
+HALVED = ((60.0, RPM / 2), (120.0, RPM))
 SLIDING = {"rpm": RPM, "window": "sliding"}
 SCENES = {
     "bucket": Scene("bucket, limit and window known", {"rpm": RPM}, limit(window="bucket"), 30.3),
@@ -70,6 +72,13 @@ SCENES = {
     "headers": Scene("bucket, limit not known, headers sent", {"rpm": RPM}, [], 30.3),
     "headers-sliding": Scene("sliding window, limit not known, headers sent", SLIDING, [], 60.3, long=True),
     "wrong": Scene("bucket of 300, told 600", {"rpm": 300}, limit(), 120.3, long=True),
+    "halved": Scene(
+        "bucket that is halved after a minute and whole again after two, limit not known, headers sent",
+        {"rpm": RPM}, [], 180.3, 2100, changes=HALVED, long=True,
+    ),
+    "halved-silent": Scene(
+        "the same, no headers", {"rpm": RPM, "headers": None}, [], 180.3, 2100, changes=HALVED, long=True
+    ),
     "silent": Scene("bucket, limit not known, no headers", {"rpm": RPM, "headers": None}, [], 150.3, 2100, long=True),
     "tokens": Scene(
         "120,000 tokens a minute by max_tokens of 200, answers far shorter, a profile says so",
@@ -90,6 +99,14 @@ async def use_some(server: Any, rate: float) -> None:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         await asyncio.sleep(1 / rate)
+
+
+async def change(server: Any, changes: Sequence[tuple[float, float]]) -> None:
+    """The provider thinks otherwise."""
+    began = time.perf_counter()
+    for after, rpm in changes:
+        await asyncio.sleep(began + after - time.perf_counter())
+        await asyncio.to_thread(server.set_limits, rpm=rpm)
 
 
 def where(server: Any) -> dict[str, Any]:
@@ -120,11 +137,13 @@ async def play(scene: Scene) -> tuple[float, int, int]:
                     failures += 1
                     print(f"  {type(error).__name__}: {error}")
 
-        other = asyncio.ensure_future(use_some(server, scene.foreign)) if scene.foreign else None
+        others = [asyncio.ensure_future(change(server, scene.changes))]
+        if scene.foreign:
+            others.append(asyncio.ensure_future(use_some(server, scene.foreign)))
         began = time.perf_counter()
         await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
         took = time.perf_counter() - began
-        if other is not None:
+        for other in others:
             other.cancel()
         return took, client.usage.total.refused, failures
 

@@ -115,6 +115,18 @@ def test_changed_rows_are_told(out: Path) -> None:
     assert "a run wants --redo-changed" in str(found)
 
 
+def test_changed_rows_are_told_when_a_model_is_added_too(out: Path) -> None:
+    """They have other keys then, of the row and the model together."""
+    rows = [{"custom_id": f"row-{number}", "prompt": prompt} for number, prompt in enumerate(PROMPTS[:20])]
+    with FakeProvider() as server:
+        both = [options(server)["model"], "openai/other"]
+        run(rows, output=out, client=house(), **options(server))
+        found = plan(rows, output=out, client=house(), temperature=1, **{**options(server), "model": both})
+        assert (found.to_ask, found.done, found.changed) == (40, 0, 20)
+        found = plan(rows, output=out, client=house(), **{**options(server), "model": both})
+        assert (found.to_ask, found.done, found.changed) == (20, 20, 0)
+
+
 def test_how_far_a_budget_goes(out: Path) -> None:
     with FakeProvider(reply_tokens=(30, 30)) as server:
         run(PROMPTS, output=out, client=house(), sample=40, **options(server))

@@ -222,6 +222,16 @@ def test_busy_ones_share_a_window(world: World) -> None:
     assert all(later - earlier > 60 for earlier, later in zip(sent, sent[600:], strict=False))
 
 
+def test_what_was_asked_for_long_ago_is_forgotten(world: World) -> None:
+    """A program may go through thousands of accounts, each with a lane of its own."""
+    process = world.process(*[RateLimit(f"model-{number}", rpm=60, burst=1) for number in range(50)])
+    for number in range(50):
+        process.call(2, model=f"model-{number}")
+        world.run(3.0)
+    assert process.sent == 100
+    assert len(process.leases._ask_at) < 10
+
+
 def test_one_busy_process_among_idle_ones_gets_nearly_everything(world: World) -> None:
     idle = [world.process(RateLimit(rpm=6000, burst=100)) for _ in range(3)]
     for each in idle:
