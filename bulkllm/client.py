@@ -65,7 +65,8 @@ class Client:
     A client may be used from any number of threads and event loops at once, and has nothing that must be closed.
 
     Args:
-        limits: a :class:`RateLimiter` (which clients may share), or the limits for one of its own; None limits nothing.
+        limits: a :class:`RateLimiter` (which clients may share), or the limits for one of its own; with
+            None those alone hold that providers tell (``RateLimiter(learn=False)`` listens to none of them).
         store: where these limits are shared with other processes: a path, a URL such as ``redis://host:6379/0``, or a
             :class:`Sharing`, which says more; False shares them with nobody. None is what ``BULKLLM_LIMITS_STORE`` (and
             ``_GROUP``, ``_WHEN_AWAY``, ``_SHARE``) or ``[limits]`` in ``config.toml`` say, or else False.
@@ -183,7 +184,7 @@ class Client:
         return await adrive(self._flow("responses", model, {"input": input, **options}))
 
     # -- bulk runs -------------------------------------------------------------------------------------------
-    # Bulk stands above the client and calls it; these three are the only way back up, and import late.
+    # Bulk stands above the client and calls it; these are the only way back up, and import late.
 
     def run(self, requests: Requests, **options: Any) -> RunResult:
         """:func:`bulkllm.run` with this client."""
@@ -208,6 +209,12 @@ class Client:
         from .bulk import map as map_
 
         return map_(prompts, client=self, **options)
+
+    async def amap(self, prompts: Requests, **options: Any) -> list[Any]:
+        """:func:`bulkllm.amap` with this client."""
+        from .bulk import amap
+
+        return await amap(prompts, client=self, **options)
 
     def stream(self, requests: Requests, **options: Any) -> AsyncIterator[ResultRow]:
         """:func:`bulkllm.stream` with this client."""

@@ -66,7 +66,7 @@ class UsageRecord:
     attempts: int = 1
     """Requests sent to the provider; 0 for a cache hit and for a call that was never sent."""
     refused: int = 0
-    """Those among them that the provider turned away for its limits (429)."""
+    """Those among them that the provider turned away for a limit or for money."""
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     started_at: datetime = field(default_factory=_now)
     """When the call began, with its time zone."""

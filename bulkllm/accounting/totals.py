@@ -62,7 +62,7 @@ class Totals:
         charge_unknown: calls of which an attempt may have been charged without anybody knowing.
         contradictory: calls for which the provider's numbers contradict each other.
         attempts: requests sent to providers.
-        refused: those among them that were turned away for a limit (429).
+        refused: those among them that were turned away for a limit or for money.
         latency: seconds of the last attempt, over calls that were sent.
         time_to_first_token: seconds to the first chunk, over streams that were sent.
         input_per_call: input tokens, over calls that were sent and used any tokens.

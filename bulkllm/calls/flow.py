@@ -26,7 +26,7 @@ from .effects import Count, Effect, HoldBudget, Load, Send, Sleep
 from .fold import guessed_usage
 from .hearing import word_of_answer
 from .parts import Parts
-from .quota import attach_quota, check_open, hear_failure, patience_left, reserve, settle
+from .quota import attach_quota, check_open, hear_failure, patience_left, reserve, settle, stay_counted
 from .spending import expected_cost, hold_of
 from .stream import CallStream
 
@@ -140,7 +140,9 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
         account.failed(failure)
         spent = False
         if reservation is not None:
-            spent = hear_failure(parts, call, failure, failed, partial(reservation.release, keep_tokens=not refused))
+            spent = hear_failure(
+                parts, call, failure, failed, partial(reservation.release, keep_tokens=stay_counted(call, failure))
+            )
         if spent and call.patience > 0:
             spent_at = account.elapsed if spent_at is None else spent_at
             spared += 1

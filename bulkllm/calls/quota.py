@@ -141,6 +141,13 @@ def check_open(parts: Parts, call: Call, patience: float) -> None:
         raise exhausted
 
 
+def stay_counted(call: Call, failure: Failure) -> bool:
+    """Whether the tokens of a failed attempt still count: as its provider's profile says, and if it may have worked."""
+    if failure.refused:
+        return False
+    return failure.charge_unknown or call.origin is None or call.origin.profile.failed_tokens == "count"
+
+
 def hear_failure(parts: Parts, call: Call, failure: Failure, error: Exception, tell: Callable[..., None]) -> bool:
     """Tell the limiter what a failure says, through ``tell(word=...)``.
 

@@ -12,6 +12,7 @@ What may live here: whose turn it is in a loop, and when a call is on the wire.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 from collections.abc import Coroutine, Generator
 from typing import Any, Final, TypeVar
@@ -105,7 +106,11 @@ class _Watched:
                 if waits == _WAITS:
                     self._line.over(self._loop, self._task)
                 try:
-                    step, given = call.send, (yield awaited)
+                    if waits == 1:
+                        yield from _prepared(awaited)
+                    else:
+                        yield awaited
+                    step, given = call.send, None
                 except GeneratorExit:
                     call.close()
                     raise
@@ -114,6 +119,26 @@ class _Watched:
         finally:
             given = None  # an error's traceback would hold this frame, and this frame the error
             self._line.over(self._loop, self._task)
+
+
+def _prepared(awaited: Any) -> Generator[Any, Any, None]:
+    """Wait for the first time: a thread prepares the call, and hands over a coroutine that sends it.
+
+    A thread does not stop where the call is cancelled. What it hands over then nobody awaits, and Python would warn.
+    """
+    if not asyncio.isfuture(awaited):
+        yield awaited
+        return
+    try:
+        yield from asyncio.shield(awaited)
+    except (asyncio.CancelledError, GeneratorExit):
+        awaited.add_done_callback(_close)
+        raise
+
+
+def _close(prepared: asyncio.Future[Any]) -> None:
+    if not prepared.cancelled() and prepared.exception() is None and inspect.iscoroutine(prepared.result()):
+        prepared.result().close()
 
 
 _lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()

@@ -32,7 +32,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="The results file.")] = Path("bulkllm-demo.jsonl"),
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first so many documents.")] = None,
     server: Annotated[
-        str | None, typer.Option("--server", help="A fake provider that runs already, as `bulkllm fake-provider` says.")
+        str | None, typer.Option("--server", help="The address of a fake provider that runs already, without /v1.")
     ] = None,
     no_progress: shared.NoProgress = False,
     as_json: shared.AsJson = False,

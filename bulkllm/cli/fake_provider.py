@@ -27,7 +27,7 @@ def fake_provider(
     resets: Annotated[float, typer.Option("--resets", help="The share of connections that are reset.")] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same answers and faults.")] = 0,
 ) -> None:
-    """Serve OpenAI's and Anthropic's interfaces on 127.0.0.1, with limits and faults, until Ctrl-C.
+    """Serve the interfaces of OpenAI, Anthropic, Gemini and Cohere on 127.0.0.1, with limits and faults, until Ctrl-C.
 
     Use it with model openai/anything and --api-base http://127.0.0.1:PORT/v1, or model anthropic/anything and
     --api-base http://127.0.0.1:PORT, and any key. What it saw: GET /__report__.

@@ -108,7 +108,7 @@ def show(
     smaller counts. Published ones hold nowhere unless you take them.
 
     What is left of a limit at this moment, who waits and what is closed, is known to the program that runs: its
-    progress tells it, and `print(client.limiter.status())`. Of limits shared through a store, --store shows it.
+    progress tells it, and `print(client.limiter.status())`. Of shared limits, --store shows what is left.
     """
     from ..errors import ConfigError
     from ..limits.configured import limits_path, read_limits

@@ -18,9 +18,14 @@ Rpm = Annotated[float | None, typer.Option("--rpm", help="Requests a minute.", r
 Tpm = Annotated[float | None, typer.Option("--tpm", help="Tokens a minute, input and output.", rich_help_panel=_LIMITS)]
 Itpm = Annotated[float | None, typer.Option("--itpm", help="Input tokens a minute.", rich_help_panel=_LIMITS)]
 Otpm = Annotated[float | None, typer.Option("--otpm", help="Output tokens a minute.", rich_help_panel=_LIMITS)]
-MaxInFlight = Annotated[int | None, typer.Option("--max-in-flight", help="Requests under way at once.")]
+MaxInFlight = Annotated[
+    int | None,
+    typer.Option("--max-in-flight", help="Rows of one model at one endpoint under way at once. [default: 256]"),
+]
 Burst = Annotated[float | None, typer.Option("--burst", help="Requests that may start at once after a pause.")]
-WindowName = Annotated[str, typer.Option("--window", help="How the provider counts: bucket or sliding.")]
+WindowName = Annotated[
+    str | None, typer.Option("--window", help="How the provider counts: bucket or sliding. [default: found out]")
+]
 LimitsFile = Annotated[
     Path | None,
     typer.Option("--limits", help="A file of limits (see `bulkllm limits`); the other options hold beside it."),
@@ -56,7 +61,7 @@ def limits(
     itpm: float | None = None,
     otpm: float | None = None,
     burst: float | None = None,
-    window: str = "bucket",
+    window: str | None = None,
     file: Path | None = None,
 ) -> list[RateLimit]:
     """The limits of the file, and those that the options ask for, for each model of the run alike.
@@ -67,7 +72,7 @@ def limits(
     found = [] if file is None else load_limits(file)
     if rpm is None and tpm is None and itpm is None and otpm is None:
         return found
-    known: Window = window  # type: ignore[assignment]  # RateLimit checks it, with a message for the user
+    known: Window | None = window  # type: ignore[assignment]  # RateLimit checks it, with a message for the user
     return [*found, RateLimit("*", rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=known)]
 
 

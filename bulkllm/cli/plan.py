@@ -35,12 +35,13 @@ def plan(
     wait_for_quota: Annotated[  # noqa: ARG001
         bool | None, typer.Option("--wait-for-quota/--no-wait-for-quota", hidden=True)
     ] = None,
+    store: Annotated[str | None, typer.Option("--store", hidden=True)] = None,  # noqa: ARG001
     rpm: shared.Rpm = None,
     tpm: shared.Tpm = None,
     itpm: shared.Itpm = None,
     otpm: shared.Otpm = None,
     burst: shared.Burst = None,
-    window: shared.WindowName = "bucket",
+    window: shared.WindowName = None,
     limits: shared.LimitsFile = None,
     deployments: shared.DeploymentsFile = None,
     max_in_flight: shared.MaxInFlight = None,

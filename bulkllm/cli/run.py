@@ -55,7 +55,7 @@ def run(
     otpm: shared.Otpm = None,
     max_in_flight: shared.MaxInFlight = None,
     burst: shared.Burst = None,
-    window: shared.WindowName = "bucket",
+    window: shared.WindowName = None,
     limits: shared.LimitsFile = None,
     store: shared.SharedStore = None,
     deployments: shared.DeploymentsFile = None,

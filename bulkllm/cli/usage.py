@@ -37,7 +37,8 @@ def report(
         ),
     ],
     by: Annotated[
-        list[str] | None, typer.Option("--by", help="model, provider, outcome or tag; may be repeated. [default: all]")
+        list[str] | None,
+        typer.Option("--by", help="model, provider, outcome or tag; may be repeated. [default: all but provider]"),
     ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="OUT", help="Write one page with plots to this file instead.")

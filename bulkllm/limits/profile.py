@@ -113,7 +113,8 @@ class Profile:
         name: what it is called.
         providers: LiteLLM's names of the providers whose calls it is for, all of them. Empty where it is for hosts.
         hosts: where the provider is at home, as ``llm.example.org`` (and all below it) or, for one port only, as
-            ``127.0.0.1:8000``. At any other address nothing but the names of headers and quotas is taken from it.
+            ``127.0.0.1:8000``. At any other address nothing but the names of headers and quotas is taken from it,
+            if it is one of those that are shipped.
         as_of: the day on which it was so.
         source: where that stands.
         window: ``bucket`` (refilled continuously), ``sliding`` (the trailing period, exactly) or ``unknown``: then that
@@ -122,11 +123,13 @@ class Profile:
         charges: what counts as tokens: ``max_tokens`` (the larger of the prompt and the request's bound), their sum as
             ``prompt+max_tokens``, what was really produced besides the prompt as ``output``, or ``unknown``.
         cached_input: whether input from the provider's prompt cache ``counts`` or is ``free``.
-        failed_tokens: whether the tokens of a request that failed ``count`` or are ``free``.
+        failed_tokens: whether the tokens of a request that failed ``count`` or are ``free``. They count in any case
+            where no answer came, and never where the provider refused it (429 and the like).
         output_multiplier: tokens of quota for a token of output.
-        headers: under which names limits are told, one entry a dimension.
+        headers: under which names limits are told, one entry a dimension; where there is none, the names that calls to
+            this provider have (OpenAI's, where it is not known).
         day: when the provider's day turns, if all of a day's quota comes back at once.
-        spent: how a refusal says that a quota of a day or longer is spent.
+        spent: how a refusal says that a quota of a day or longer is spent; where there is nothing, as with ``headers``.
 
     Raises:
         ConfigError: a value is none of those allowed.
@@ -139,7 +142,7 @@ class Profile:
     source: str = ""
     window: ProfileWindow = "unknown"
     burst: float = 60.0
-    charges: Charges = "max_tokens"
+    charges: Charges = "unknown"
     cached_input: CachedInput = "counts"
     failed_tokens: FailedTokens = "count"
     output_multiplier: float = 1.0

@@ -140,17 +140,16 @@ def profile_for(provider: str, endpoint: str = "") -> Profile:
     else is assumed.
     """
     own = _own()
+    profile = shipped().get(provider) or _unknown()
     host = urlsplit(endpoint).hostname or ""
     if not host:
-        return _own_of(provider, own) or shipped().get(provider) or _unknown()
+        return _own_of(provider, own) or profile
     place = urlsplit(endpoint).netloc.rpartition("@")[2].lower()
-    for profile in own:
-        if any(known == place or _is_of(host, known) for known in profile.hosts):
-            return profile
-    chosen = _own_of(provider, own)
-    if chosen is not None:
-        return chosen
-    profile = shipped().get(provider) or _unknown()
+    for chosen in own:
+        if any(known == place or _is_of(host, known) for known in chosen.hosts):
+            return _in_words_of(provider, chosen)
+    if (named := _own_of(provider, own)) is not None:
+        return named
     if any(_is_of(host, known) for known in profile.hosts):
         return profile
     unknown = _unknown()
@@ -159,8 +158,14 @@ def profile_for(provider: str, endpoint: str = "") -> Profile:
     )
 
 
+def _in_words_of(provider: str, profile: Profile) -> Profile:
+    """A profile of one's own; what it leaves open of headers and refusals is as the provider has it."""
+    spoken = shipped().get(provider) or _unknown()
+    return replace(profile, headers=profile.headers or spoken.headers, spent=profile.spent or spoken.spent)
+
+
 def _own_of(provider: str, own: Iterable[Profile]) -> Profile | None:
-    return next((profile for profile in own if provider in profile.providers), None)
+    return next((_in_words_of(provider, profile) for profile in own if provider in profile.providers), None)
 
 
 def _is_of(host: str, known: str) -> bool:

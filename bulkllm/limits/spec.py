@@ -48,11 +48,12 @@ class RateLimit:
         rpd: requests a day.
         tpd: tokens a day, input and output together.
         max_in_flight: requests under way at once.
-        burst: how many of the requests of ``rpm`` may start at once after a pause; one period's quota unless said
-            otherwise. Tokens may always burst one period's quota, and a day's quota may be used up at once.
+        burst: how many of the requests of ``rpm`` may start at once after a pause; one period's quota, or what the
+            provider's profile says is safe, unless said otherwise. Tokens may always burst one period's quota, and a
+            day's quota may be used up at once.
         window: how the provider counts: ``"bucket"`` is refilled continuously, ``"sliding"`` counts the trailing
             ``period`` exactly. None takes it from the provider's profile; where nobody knows, a client finds it out
-            by sending one request that only a bucket would let in, and a limiter used by itself takes a bucket.
+            by sending requests that only a bucket would let in, and a limiter used by itself takes a bucket.
         period: seconds that rpm, tpm, itpm and otpm speak of.
         name: what status and messages call it; made from the patterns unless given.
 

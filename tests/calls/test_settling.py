@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from bulkllm import Client, LimitTimeout, RateLimit, RetryPolicy, UsageRecord, UsageTracker, _litellm
+from bulkllm import (
+    Client,
+    LimitTimeout,
+    Profile,
+    RateLimit,
+    RetryPolicy,
+    UsageRecord,
+    UsageTracker,
+    _litellm,
+    register_profile,
+)
 from bulkllm.calls import record_of, record_of_error
 from bulkllm.testing import FakeProvider, Fault
 
@@ -129,6 +139,20 @@ def test_failure_keeps_request_and_tokens_counted(ground: Ground, in_task: bool)
     assert (record.outcome, record.cost, record.charge_unknown) == ("InternalServerError", 0.0, False)
     assert ground.requests_used == 1
     assert ground.tokens_used >= 500
+
+
+@pytest.mark.parametrize(("fault", "tokens"), [("status", 0), ("reset", 500)])
+@both
+def test_a_profile_may_say_that_failures_are_free(fault: Any, tokens: int, in_task: bool) -> None:
+    """But not where no answer came: the provider may have worked."""
+    made = Ground(faults=[Fault(fault, status=500) if fault == "status" else Fault(fault)])
+    with made.server as server:
+        host = server.url.removeprefix("http://")
+        register_profile(Profile(name="free failures", hosts=[host], failed_tokens="free"))
+        with pytest.raises(_litellm.load().APIError):
+            one(made, in_task)
+    assert made.requests_used == 1
+    assert tokens <= made.tokens_used <= tokens + 100
 
 
 @on(faults=[Fault("status", status=429)])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 import pytest
@@ -286,3 +287,35 @@ async def test_an_error_of_a_call_is_not_kept() -> None:
         assert seen() is None
     finally:
         gc.enable()
+
+
+async def test_what_a_thread_prepared_for_a_cancelled_call_is_closed() -> None:
+    """LiteLLM makes the coroutine that sends a request in a thread, and Python would warn that nobody awaits it."""
+    go_on, made = threading.Event(), list[Coroutine[Any, Any, None]]()
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def send() -> None:
+        raise AssertionError("it was cancelled")
+
+    def prepare() -> Coroutine[Any, Any, None]:
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(30)
+        made.append(send())
+        return made[0]
+
+    async def call() -> None:
+        await (await loop.run_in_executor(None, prepare))
+
+    async def work() -> None:
+        await turn()
+        await starting(call())
+
+    task = asyncio.ensure_future(work())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    while not made or inspect.getcoroutinestate(made[0]) != inspect.CORO_CLOSED:
+        await asyncio.sleep(0.001)

@@ -148,6 +148,17 @@ def test_a_profile_of_ones_own_goes_before() -> None:
 
 
 @own
+def test_what_it_leaves_open_is_as_where_nobody_knows() -> None:
+    register_profile({"name": "ours", "hosts": ["llm.example.org"], "day": {"zone": "Europe/Berlin", "utc_offset": 1}})
+    nobody = profile_for("openai", "https://other.example.org/v1")
+    profile = profile_for("openai", "https://llm.example.org/v1")
+    assert profile.headers == nobody.headers != ()
+    assert (profile.spent, profile.charges, profile.window) == (nobody.spent, nobody.charges, nobody.window)
+    anthropic = profile_for("anthropic", "https://llm.example.org")
+    assert (anthropic.name, anthropic.headers) == ("ours", shipped()["anthropic"].headers)
+
+
+@own
 def test_a_profile_for_a_host_is_for_all_below_it_and_for_nobody_else() -> None:
     register_profile(Profile(name="ours", hosts=["llm.example.org", "127.0.0.1:8000"], window="sliding"))
     for endpoint in (
