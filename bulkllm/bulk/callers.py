@@ -22,6 +22,7 @@ from .request import BulkRequest
 from .settings import Settings
 from .standing import StatusOf
 from .structured import Structured
+from .variants import from_preset
 
 _CLIENTS: Final = ("limits", "store", "retry", "cache", "wait_for_quota")
 _OWN: Final = (*Settings.__dataclass_fields__, *_CLIENTS, "budget", "client", "on_result", "handle_signals")
@@ -92,24 +93,33 @@ def asked(call: Call, settings: Settings, options: Mapping[str, Any]) -> Call:
     """A call with what stands around it: several places, the form of answers, other models for rows that fail."""
     if settings.deployments is not None:
         client = call.client if isinstance(call, ClientCall) else default_client()
-        call = Deployments(str(settings.model), places(places_of(settings), client, ClientCall), call)
+        model = deployed_model(settings, options)
+        call = Deployments(model, places(places_of(settings, model), client, ClientCall), call)
     form = options.get("response_format")
     call = Structured(call, validate=settings.validate, reasks=settings.reasks, given=form)
     others = alternatives(settings.fallbacks)
     return Fallbacks(call, others) if others else call
 
 
-def places_of(settings: Settings) -> list[Deployment]:
-    """The deployments of a run; none if it has none.
+def deployed_model(settings: Settings, options: Mapping[str, Any]) -> str:
+    """The model that deployments are places of, by the name that rows are asked by: a preset's model, not its slug.
 
     Raises:
-        ConfigError: one of them is wrong, or they are given without a model.
+        ConfigError: the run has no model, or several.
     """
-    if settings.deployments is None:
-        return []
-    if not isinstance(settings.model, str):
+    model, _, _ = from_preset(settings.model, options)
+    if not isinstance(model, str):
         raise ConfigError("deployments= are places of one model: give model=, the name that all of them answer to")
-    return deployments_of(settings.deployments, settings.model)
+    return model
+
+
+def places_of(settings: Settings, model: str | None) -> list[Deployment]:
+    """The deployments of a run, with its model where one does not say its own; none if it has none.
+
+    Raises:
+        ConfigError: one of them is wrong.
+    """
+    return [] if settings.deployments is None else deployments_of(settings.deployments, model)
 
 
 def status_of(call: Call) -> StatusOf | None:

@@ -22,9 +22,10 @@ from ..limits.pool import DIMENSIONS, Amounts
 from ..limits.reservation import amounts_of
 from ..limits.spec import REQUESTS
 from .asking import Call, Reply, charge, secrets_in, together
-from .fallbacks import PLACE
+from .fallbacks import PLACE, provider_of
+from .options import is_secret
 from .places import Deployment
-from .pools import Breaker, Refusal, last_word
+from .pools import Breaker, Refusal, last_word, leave_open
 from .request import BulkRequest, secrets_of
 from .verdict import Verdict, judge
 
@@ -102,7 +103,7 @@ class Deployments:
         if request.model != self._model:
             return await self._other(request)
         open_ = [place for place in self._places if place.breaker.stopped is None] or list(self._places)
-        left = list(open_)
+        left, untried = list(open_), len(open_) < len(self._places)
         records: list[UsageRecord | None] = []
         refusals: list[Refusal] = []
         suspects: list[tuple[Place, Verdict, str]] = []
@@ -131,6 +132,7 @@ class Deployments:
                 ours = isinstance(error, BulkLLMError) and not isinstance(error, QuotaExhausted)
                 if ours or not (verdict.passing or suspected):
                     charge(error, records)
+                    leave_open(error, refusals, untried=untried)
                     raise
                 records.append(record_of_error(error))
                 refusals.append(Refusal(place.breaker, verdict, error))
@@ -144,7 +146,7 @@ class Deployments:
             finally:
                 place.active -= 1
             if over:
-                raise last_word(refusals, records)
+                raise last_word(refusals, records, untried=untried)
 
 
 def soonest(status: LimitStatus, active: int, amounts: Amounts) -> tuple[float, float, int]:
@@ -173,6 +175,9 @@ def soonest(status: LimitStatus, active: int, amounts: Amounts) -> tuple[float, 
 
 
 def _at(place: Place, request: BulkRequest) -> BulkRequest:
+    model = place.options["model"]
     body = {name: value for name, value in request.body.items() if name not in PLACE}
+    if provider_of(model, place.options) != provider_of(request.model, request.body):
+        body = {name: value for name, value in body.items() if not is_secret(name)}  # aws_secret_access_key, say
     body.update(place.options)
-    return replace(request, model=place.options["model"], body=body)
+    return replace(request, model=model, body=body)

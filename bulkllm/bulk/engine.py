@@ -24,7 +24,7 @@ from .asking import Call, secrets_in
 from .intake import Intake
 from .keytable import KeyTable
 from .leftout import LeftOut
-from .pools import Pool
+from .pools import Pool, may_pass
 from .recorder import Recorder
 from .request import secrets_of
 from .resting import at_rest
@@ -300,7 +300,8 @@ class Engine:
                 return None
             response = problem.answer if isinstance(problem, InvalidAnswer) else None
             pool.count(record, ok=False)
-            recorder.refused(slot, item, error, record, print_, passing=verdict.passing, response=response)
+            passing = verdict.passing or may_pass(problem)
+            recorder.refused(slot, item, error, record, print_, passing=passing, response=response)
         else:
             pool.answered(record)
             self._left_out.answered(pool)

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from .. import models
 from ..accounting import UsageRecord
 from ..calls import record_of_error
 from ..errors import ConfigError
 from .asking import Call, Reply, charge, secrets_in, together
+from .options import is_secret
 from .pools import Breaker, Refusal, last_word
 from .request import BulkRequest, secrets_of
 from .variants import from_preset
@@ -25,6 +27,8 @@ PLACE: Final = (
     "api_base", "base_url", "api_key", "api_version", "api_type", "organization", "deployment_id", "headers",
     "extra_headers", "custom_llm_provider", "region_name",
 )  # fmt: skip
+
+_PROVIDER: Final = "custom_llm_provider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +48,18 @@ class Alternative:
     def request(self, request: BulkRequest) -> BulkRequest:
         """The row's request to this model. Another provider is not told the first one's key and address."""
         body = dict(request.body)
-        if _provider(self.model) != _provider(request.model) or any(name in self.options for name in PLACE[:2]):
-            for name in PLACE:
-                body.pop(name, None)
+        if not self._stays(request) or any(name in self.options for name in PLACE[:2]):
+            body = {name: value for name, value in body.items() if name not in PLACE and not is_secret(name)}
         body.update(self.options)
         body["model"] = self.model
         return replace(request, model=self.model, body=body)
+
+    def _stays(self, request: BulkRequest) -> bool:
+        """Whether it is surely the provider that the row itself goes to: one that is not known is taken for another."""
+        if self.model == request.model and not self.options.get(_PROVIDER):
+            return True
+        provider = provider_of(self.model, self.options)
+        return provider is not None and provider == provider_of(request.model, request.body)
 
 
 def alternatives(fallbacks: Any) -> list[Alternative]:
@@ -116,8 +126,13 @@ class Fallbacks:
                 if not records:
                     return reply
                 return Reply(reply[0], together([*records, reply[1]]), reply[2] if len(reply) > 2 else None)  # noqa: PLR2004 - a Reply
-        raise last_word(refusals, records)
+        raise last_word(refusals, records, untried=len(open_) < len(steps))
 
 
-def _provider(model: str) -> str:
-    return model.partition("/")[0] if "/" in model else ""
+def provider_of(model: str, options: Mapping[str, Any]) -> Any:
+    """Who is asked: whom the options name, or else whom the model's name means; None where it tells nobody."""
+    said = options.get(_PROVIDER)
+    if said:
+        return said
+    name = models.registry().canonical(model)  # most names of the large providers stand without them
+    return name.partition("/")[0] if "/" in name else None

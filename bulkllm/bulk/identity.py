@@ -13,7 +13,6 @@ import json
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..errors import ConfigError
 from .keytable import KEY_BYTES
@@ -88,6 +87,11 @@ def key_of_body(operation: str, body: Mapping[str, str]) -> bytes:
     return _digest(["body", operation], body)
 
 
+def key_of_bad(custom_id: str) -> bytes:
+    """The key of a row that cannot be understood and has a ``custom_id``: not that of the good row of this name."""
+    return sha256(b"bad\0" + custom_id.encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES]
+
+
 def key_of_line(line: bytes) -> bytes:
     """The key of a line that cannot be read as a row."""
     return sha256(b"line\0" + line).digest()[:KEY_BYTES]
@@ -108,14 +112,6 @@ def key_of_variant(first: bytes, variant: str) -> bytes:
 def fingerprint(operation: str, endpoint: str | None, options: Mapping[str, str]) -> bytes:
     """The first 16 bytes of the SHA-256 of all that can change an answer (options given as tokens)."""
     return _digest(["request", operation, endpoint or ""], options)
-
-
-def bare_url(url: str) -> str:
-    """A base URL without credentials, query and trailing slash: what may be hashed and shown."""
-    parts = urlsplit(url if "://" in url else "//" + url)
-    host = parts.netloc.rpartition("@")[2]
-    scheme = f"{parts.scheme}://" if parts.scheme else ""
-    return f"{scheme}{host}{parts.path}".rstrip("/")
 
 
 def _digest(head: list[str], body: Mapping[str, str]) -> bytes:

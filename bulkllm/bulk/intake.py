@@ -7,12 +7,13 @@ finished row's line with other columns.
 from __future__ import annotations
 
 import heapq
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import RequestFileError
 from .changes import Changes
-from .identity import key_of_id, key_of_line, key_of_variant, nth_key
+from .identity import key_of_bad, key_of_id, key_of_line, key_of_variant, nth_key
 from .journal import Journal
 from .keytable import KeyTable, State
 from .lines import encode_columns, head_of, with_columns
@@ -20,6 +21,8 @@ from .rawrow import CURE, RawRow
 from .request import Draft, Shaper
 from .sources import Indexed
 from .waiting import BadRow, Item, Met, PoolName, Waiting
+
+logger = logging.getLogger(__name__)
 
 
 class Intake:
@@ -58,6 +61,7 @@ class Intake:
         self._path = path
         self._retry_failed = retry_failed
         self._skip_bad = skip_bad
+        self._mending = True  # until the disk refuses
         self._changes = Changes(table.state.count(State.OK), len(self._shapers), allowed=redo_changed)
         self.rows = 0
         self.total = 0
@@ -155,8 +159,9 @@ class Intake:
             error = data
         if not self._skip_bad:
             raise error
+        # Under a key of its own: the good row of this name may have a paid answer, and is to be had when it is mended.
         custom_id = name_of(data)
-        key = key_of_line(raw.text or repr(data).encode()) if custom_id is None else key_of_id(custom_id)
+        key = key_of_line(raw.text or repr(data).encode()) if custom_id is None else key_of_bad(custom_id)
         return None, key, key, error
 
     def _key_of(self, shaper: Shaper, draft: Draft, plain: bytes, print_: bytes) -> bytes:
@@ -211,13 +216,20 @@ class Intake:
         return ask
 
     def _mend_columns(self, journal: Journal, slot: int, draft: Draft, index: int) -> None:
-        """Give a finished row's line the columns that the row has now."""
-        if encode_columns(draft.carried)[1] == self._table.crc[slot]:
+        """Give a finished row's line the columns that the row has now, if the disk lets us."""
+        if not self._mending or encode_columns(draft.carried)[1] == self._table.crc[slot]:
             return
-        line = with_columns(journal.read(slot), draft.carried, index)
-        head = head_of(line)
-        if head is not None:
-            journal.append(slot, line, head)
+        try:
+            line = with_columns(journal.read(slot), draft.carried, index)
+            head = head_of(line)
+            if head is not None:
+                journal.append(slot, line, head)
+        except OSError as error:
+            self._mending = False
+            logger.warning(
+                "finished rows of %s keep the columns that they had (%s): mend that, and the next run of the same will"
+                " bring them up to date", journal.path, error.strerror,
+            )  # fmt: skip
 
     def all_met(self) -> None:
         """The whole input has been met.

@@ -22,6 +22,7 @@ from .flush import Syncer, sync_directory
 from .keytable import KeyTable, State
 from .lines import BAD_ROW, START, Head, head_of, is_json, with_index
 from .locking import FileLock
+from .spent import paid_before
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +202,8 @@ class Journal:
             for number, line in enumerate(file, 1):
                 head = head_of(line) if line.endswith(b"\n") else head_of(line + b"\n")
                 if head is not None:
-                    self._learn(head, begin)
+                    is_first = self._learn(head, begin)
+                    self.cost += (head.cost or 0.0) + (paid_before(line) if is_first else 0.0)
                     unended = not line.endswith(b"\n")  # an editor took the line break away
                 elif line.isspace():
                     self.superseded += 1
@@ -218,11 +220,13 @@ class Journal:
         if self.superseded * _COMPACT_SHARE > self.lines:
             self.compact()
 
-    def _learn(self, head: Head, place: int) -> None:
+    def _learn(self, head: Head, place: int) -> bool:
+        """Take a line in. Says whether it is the first one of its row."""
         table = self.table
         slot = table.find(head.key)
         self.lines += 1
-        if slot < 0:
+        is_first = slot < 0
+        if is_first:
             slot = table.add(head.key)
         else:
             self.superseded += 1
@@ -231,9 +235,9 @@ class Journal:
         table.place[slot] = place
         table.index[slot] = head.position
         table.crc[slot] = head.columns_crc
-        self.cost += head.cost or 0.0
         if head.outcome == BAD_ROW:
             self._bad += 1
+        return is_first
 
     def _is_torn(self, line: bytes) -> bool:
         """Whether a line that is no result may be what a crash left of one."""

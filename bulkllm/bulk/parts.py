@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import RequestFileError
-from .options import BASE_NAMES, CACHE_SAMPLE
+from .options import CACHE_SAMPLE
 
 # Asking for the concrete type first: the abstract one's check costs as much as the rest of a small row.
 OBJECT = (dict, Mapping)
@@ -38,15 +38,6 @@ def wrong_sample(options: Mapping[str, Any]) -> str | None:
         return f'"sample" and "{CACHE_SAMPLE}" mean the same thing; keep "{CACHE_SAMPLE}"'
     if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
         return f'"{CACHE_SAMPLE}" must be a whole number, 0 or more: which of several answers it is to be'
-    return None
-
-
-def base_of(options: Mapping[str, Any]) -> str | None:
-    """The base URL that options name."""
-    for name in BASE_NAMES:
-        base = options.get(name)
-        if base is not None:
-            return str(base)
     return None
 
 

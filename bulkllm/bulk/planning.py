@@ -17,7 +17,7 @@ from ..calls.call import Call
 from ..client import Client
 from ..errors import ConfigError
 from ..limits import RateLimit, RateLimiter
-from .callers import client_of, places_of
+from .callers import client_of, deployed_model, places_of
 from .intake import scan
 from .places import Deployment
 from .plans import NOTHING, BudgetPlan, ModelPlan, Plan, Range, Saving
@@ -70,13 +70,14 @@ def plan(
     source = open_source(requests)
     if not isinstance(source, Indexed):
         raise ConfigError("planning would use these requests up, for they can be read only once; give a file or a list")
+    deployed = None if deployments is None else deployed_model(settings, options)
     known = known_of(output)
     intake = Reckoning(
         shapers_of(model, options, endpoint=settings.endpoint, system=settings.system, prompt=settings.prompt),
         known,
         source.path,
         client=client,
-        deployed=None if deployments is None else model,
+        deployed=deployed,
         retry_failed=settings.retry_failed,
         skip_bad=settings.skip_bad,
     )
@@ -87,9 +88,9 @@ def plan(
             intake.thin(settings.sample, lines)
     finally:
         source.close()
-    among = places_of(settings)
+    among = places_of(settings, deployed)
     reckoned = [
-        _Reckoned(rows, client, among if pool is not None and pool[0] == model else [])
+        _Reckoned(rows, client, among if pool is not None and pool[0] == deployed else [])
         for pool, rows in intake.lines.items()
     ]
     found = Plan(total=intake.total, done=intake.ok + intake.failed, changed=intake.changed)

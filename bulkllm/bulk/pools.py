@@ -5,6 +5,7 @@ What may live here: a pool's line of waiting rows and its circuit breaker. Pure.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from asyncio import Task
 from collections import deque
@@ -23,6 +24,7 @@ ALIKE: Final = 100
 """So many rows that follow each other, refused in the same words for whatever reason, stop their pool."""
 
 _REMEMBERED: Final = 4096  # refusals whose place in the order of the rows is known
+_OPEN: Final = "bulkllm_may_pass"  # where an error says that another place may still answer its row
 _OWN_WORDS: Final = re.compile(r"\S*\d\S*")  # words of an error that may speak of one row: its numbers and names
 
 
@@ -40,17 +42,35 @@ class Refusal(NamedTuple):
         return self.breaker.stopped is None and not verdict.ends_pool and verdict.cure is None
 
 
-def last_word(refusals: list[Refusal], records: Sequence[UsageRecord | None]) -> Exception:
+def last_word(refusals: list[Refusal], records: Sequence[UsageRecord | None], *, untried: bool) -> Exception:
     """What a row fails with that was refused at several places, with the record of all that it was asked.
 
     It is what a sound place said last, if there is one: an empty account or a refused key speaks for all other rows
     too, and they may still be asked at that place. Otherwise what was said last. It is to be raised outside of the
     handlers, or it would get another context than it came with. Takes the refusals away, so that no frame keeps them.
+
+    Args:
+        refusals: what each place said, in order; at least one.
+        records: of all that the row was asked.
+        untried: there is a place that was not asked, since it refuses everybody for now.
     """
     word = next((one.error for one in reversed(refusals) if one.is_the_rows), refusals[-1].error)
     attach_all(word, records)
+    leave_open(word, refusals, untried=untried)
     refusals.clear()
     return word
+
+
+def leave_open(error: Exception, refusals: Sequence[Refusal], *, untried: bool) -> None:
+    """Leave word for `may_pass`, where an error that may be final is not all that became of its row."""
+    if untried or any(one.verdict.passing or may_pass(one.error) for one in refusals):
+        with contextlib.suppress(AttributeError):  # an exception with slots: then it counts as what it is itself
+            setattr(error, _OPEN, True)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether a place that did not have this error's row in the end may have it later, whatever the error itself is."""
+    return getattr(error, _OPEN, False) is True
 
 
 Line: TypeAlias = "Waiting | deque[Met]"

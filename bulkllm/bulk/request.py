@@ -8,20 +8,22 @@ file is opened and nothing is sent. The shapes of a row that are understood:
 - ``{"prompt": ..., "system": ...}``, ``{"messages": [...]}``, ``{"input": ...}`` (an embedding), each with
   ``custom_id``, options and columns beside it;
 - OpenAI's Batch shape: ``{"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {...}}``.
+
+An option that is null counts as not given: the run's holds.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ..errors import ConfigError, RequestFileError
-from .identity import bare_url, fingerprint, key_of_body, key_of_id, tokens
-from .options import CACHE_SAMPLE, LITELLM_FALLBACKS, ROW_OPTIONS, is_secret, likely_misspelt
-from .parts import OBJECT, base_of, checked_messages, custom_id_of, with_system, wrong_sample
+from .endpoints import base_of, endpoint_in_environment, endpoint_of
+from .identity import fingerprint, key_of_body, key_of_id, tokens
+from .options import BASE_NAMES, CACHE_SAMPLE, LITELLM_FALLBACKS, ROW_OPTIONS, is_secret, likely_misspelt
+from .parts import OBJECT, checked_messages, custom_id_of, with_system, wrong_sample
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,9 @@ URLS: dict[str, Operation] = {
     "/embeddings": "embedding",
     "/responses": "responses",
 }
+
+_POOLED = ("api_key", *BASE_NAMES)
+"""Options by which rows are put into pools."""
 
 _EXPECTED = 'expected {"prompt": "..."}, {"messages": [...]}, {"input": ...} or {"custom_id", "method", "url", "body"}'
 
@@ -170,7 +175,10 @@ class Shaper:
             raise error if isinstance(error, ConfigError) else ConfigError(f"an option of the run: {error}") from error
         self._meaning = meaning
         self._run_base = base_of(self._options)
-        self._run_endpoint = None if self._run_base is None else bare_url(self._run_base)
+        try:
+            self._run_endpoint = endpoint_of(self._options)
+        except ConfigError as error:
+            raise ConfigError(f"an option of the run: {error}") from None
         self._known_columns: set[str] = set()
         self._environment_bases: dict[str, str | None] = {}
 
@@ -189,6 +197,7 @@ class Shaper:
 
         Raises:
             RequestFileError: it is not a row, with what was expected; the place is for the caller to add.
+            ConfigError: the base URL in the environment is none.
         """
         if isinstance(raw, str):
             raw = {"prompt": raw}
@@ -209,6 +218,9 @@ class Shaper:
         for name in LITELLM_FALLBACKS:
             if name in own:
                 raise RequestFileError(f'"{name}" is no option of a row; give fallbacks to the run (--fallback)')
+        for name in _POOLED:
+            if name in own and not isinstance(own[name], str):  # never shown: it may hold a key
+                raise RequestFileError(f'"{name}" must be text, not {type(own[name]).__name__}')
         if problem := wrong_sample(own):
             raise RequestFileError(f"a row's {problem}")
         model = own.get("model") or self._model
@@ -304,7 +316,8 @@ class Shaper:
         prompt = messages = system = data = None
         for name, value in raw.items():
             if name in ROW_OPTIONS:
-                own[name] = value
+                if value is not None:
+                    own[name] = value
             elif name == "messages":
                 messages = value
             elif name == "custom_id":
@@ -341,7 +354,7 @@ class Shaper:
         method = raw.get("method", "POST")
         if method != "POST":
             raise RequestFileError(f'"method" must be "POST", not {method!r}')
-        own = dict(body)
+        own = {name: value for name, value in body.items() if value is not None}
         operation: Operation | None = "completion" if "messages" in own else "embedding"
         if "url" in raw:
             path = str(raw["url"]).partition("?")[0].rstrip("/")
@@ -350,8 +363,10 @@ class Shaper:
             known = ", ".join("/v1" + end for end in URLS)
             raise RequestFileError(f'"url" {raw["url"]!r} is none of those that can be asked: {known}')
         wanted = "messages" if operation == "completion" else "input"
-        if own.get(wanted) is None and not (operation == "responses" and "prompt" in own):
-            raise RequestFileError(f'the "body" of a request to {raw.get("url", operation)} needs "{wanted}"')
+        if wanted not in own:
+            # LiteLLM asks for the input of a stored prompt, too.
+            beside = ' beside its "prompt", which is a stored template' if "prompt" in own else ""
+            raise RequestFileError(f'the "body" of a request to {raw.get("url", operation)} needs "{wanted}"{beside}')
         if operation == "completion":
             own["messages"] = checked_messages(own["messages"])
         carried: dict[str, Any] = {}
@@ -381,15 +396,17 @@ class Shaper:
     def _endpoint_of(self, draft: Draft) -> str | None:
         base, model = base_of(draft.own), draft.model
         if base is not None and (draft.preset is None or base != self._run_base):
-            return bare_url(base)
+            try:
+                return endpoint_of(draft.own)
+            except ConfigError as error:
+                raise RequestFileError(str(error)) from None
         if self._endpoint is not None:
             return self._endpoint
         if self._run_endpoint is not None:
             return self._run_endpoint
         provider = model.partition("/")[0] if "/" in model else "openai"
         if provider not in self._environment_bases:
-            found = (os.environ.get(f"{provider.upper()}_{end}") for end in ("BASE_URL", "API_BASE"))
-            self._environment_bases[provider] = next((bare_url(base) for base in found if base), None)
+            self._environment_bases[provider] = endpoint_in_environment(provider)
         return self._environment_bases[provider]
 
 

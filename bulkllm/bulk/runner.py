@@ -24,7 +24,7 @@ from .engine import Emit
 from .interrupts import interrupts
 from .job import Job
 from .progress import Progress
-from .result import ResultRow, RunResult
+from .result import ResultRow, RowError, RunResult
 from .settings import Settings
 from .sources import Requests
 
@@ -111,11 +111,12 @@ async def arun(
         ConfigError: an argument is wrong, the results file cannot be used, or too many rows have changed.
         RequestFileError: a row cannot be understood, or a ``custom_id`` stands twice.
         RunLocked: another run is writing to the results file.
-        RowFailed: a row failed, with ``on_error="raise"``. The rows in flight were finished.
+        RowFailed: a row failed, with ``on_error="raise"``. The rows in flight were finished. If it failed for good in
+            an earlier run, then all others are finished first.
     """
     job = _job(**locals(), keep=output is None)
     with interrupts(job.interrupt) if handle_signals else nullcontext():
-        return await job.go()
+        return await _go(job, on_error)
 
 
 def run(
@@ -154,8 +155,8 @@ def run(
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(job.go())
-        return _in_own_thread(job)
+            return asyncio.run(_go(job, on_error))
+        return _in_own_thread(job, on_error)
 
 
 async def stream(
@@ -254,8 +255,7 @@ def _emit(on_result: OnResult | None, on_error: str) -> Emit | None:
 
     async def emit(row: ResultRow) -> None:
         if raising and row.error is not None:
-            name = "" if row.custom_id is None else f" ({row.custom_id})"
-            raise RowFailed(f"row {row.index + 1}{name} failed: {row.error}", index=row.index, code=row.error.code)
+            raise _failure(row, row.error)
         told = None if on_result is None else on_result(row)
         if inspect.isawaitable(told):
             await told
@@ -263,14 +263,40 @@ def _emit(on_result: OnResult | None, on_error: str) -> Emit | None:
     return emit
 
 
-def _in_own_thread(job: Job) -> RunResult:
+async def _go(job: Job, on_error: str) -> RunResult:
+    """What a run comes to. Where no row may fail, one that an earlier run has refused for good is met at the end.
+
+    A run that was stopped or interrupted returns all the same: its rows left undone are what is to be seen to first.
+
+    Raises:
+        RowFailed: such a row, the first in the order of the input; and what the run itself raises.
+    """
+    result = await job.go()
+    if on_error == "raise" and result.complete and result.failed:
+        error = await asyncio.to_thread(_first_failure, result)  # it reads the results file
+        if error is not None:
+            raise error
+    return result
+
+
+def _first_failure(result: RunResult) -> RowFailed | None:
+    cure = "; that was in an earlier run: retry_failed=True asks it again"
+    return next((_failure(row, row.error, cure) for row in result if row.error is not None), None)
+
+
+def _failure(row: ResultRow, error: RowError, cure: str = "") -> RowFailed:
+    name = "" if row.custom_id is None else f" ({row.custom_id})"
+    return RowFailed(f"row {row.index + 1}{name} failed: {error}{cure}", index=row.index, code=error.code)
+
+
+def _in_own_thread(job: Job, on_error: str) -> RunResult:
     """Run on a loop of its own in another thread, in this one's context, and wait for it."""
     future: Future[RunResult] = Future()
     context = contextvars.copy_context()
 
     def work() -> None:
         try:
-            future.set_result(context.run(asyncio.run, job.go()))
+            future.set_result(context.run(asyncio.run, _go(job, on_error)))
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
             future.set_exception(error)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .keytable import KeyTable
 
 _ABOUT: Final = b'"bulkllm":'
+_BEFORE: Final = b'"before":'
 _NOTHING: Final = Amount(0.0, 0.0, 0.0)
 
 
@@ -50,6 +51,14 @@ def spent_on(line: bytes) -> Amount:
     )
     before = about.get("before")
     return own if before is None else _sum(own, Amount(before["cost"], before["tokens"], before["requests"]))
+
+
+def paid_before(line: bytes) -> float:
+    """US dollars that a row's earlier lines had cost, which are not in the file any more."""
+    if _BEFORE not in line:
+        return 0.0
+    before = _about(line).get("before")
+    return 0.0 if before is None else float(before["cost"])
 
 
 def _about(line: bytes) -> Mapping[str, Any]:

@@ -102,10 +102,7 @@ class Structured:
                     attach_all(wrong, records)
                     raise wrong from None
                 request = _told(request, text, problem)
-            except (
-                BulkLLMError,
-                asyncio.CancelledError,
-            ) as error:  # the answers are paid all the same
+            except (Exception, asyncio.CancelledError) as error:  # the answers are paid all the same
                 attach_all(error, records)
                 raise
             else:
@@ -114,7 +111,7 @@ class Structured:
     async def _checked(self, text: Any, parse: Parse | None) -> Any:
         if not isinstance(text, str):
             raise _WrongError("there is no text in it")
-        parsed = text if parse is None else parse(text)
+        parsed = text if parse is None else _parsed(text, parse)
         if self._validate is None:
             return parsed
         try:
@@ -130,6 +127,21 @@ class Structured:
         if verdict is False:
             raise _WrongError("it does not pass the check")
         return None if parse is None else parsed
+
+
+def _parsed(text: str, parse: Parse) -> Any:
+    """What an answer's text holds.
+
+    Raises:
+        _WrongError: the answer is not of the form.
+        ConfigError: the form itself is at fault: a validator that raises, a reference that leads nowhere.
+    """
+    try:
+        return parse(text)
+    except _WrongError:
+        raise
+    except Exception as problem:
+        raise ConfigError(f"response_format= raised {type(problem).__name__}: {problem}") from problem
 
 
 def _form_of(form: Any) -> tuple[Parse | None, Any]:

@@ -1,8 +1,8 @@
 """CSV and TSV files with a header line.
 
 What may live here: reading tables as rows. A cell is text; the cell of an option that is not text (``temperature``)
-is read as JSON, and an empty one counts as not given. Record by record the place in the file is known, so a table is
-an indexed source like any other.
+is read as JSON, and an empty one counts as not given, as does a blank ``system``. Record by record the place in the
+file is known, so a table is an indexed source like any other.
 """
 
 from __future__ import annotations
@@ -99,7 +99,10 @@ class TableFile(OpenFile):
             )
         row: dict[str, Any] = {}
         for name, cell in zip(self._header, record, strict=True):
-            if name not in ROW_OPTIONS and name != "messages":
+            if name == "system":
+                if cell.strip():
+                    row[name] = cell
+            elif name not in ROW_OPTIONS and name != "messages":
                 row[name] = cell
             elif cell:
                 row[name] = self._value(name, cell, line) if name in _JSON_COLUMNS else cell

@@ -10,6 +10,7 @@ recording never wait and never await, so that they may follow a cancellation or 
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
@@ -61,7 +62,7 @@ def call_flow(parts: Parts, call: Call, account: Account | None = None) -> Flow:
         return (yield from _attempts(parts, call, account))
     except BaseException as error:
         record = account.close(type(error).__name__ if isinstance(error, Exception) else "cancelled")
-        if isinstance(error, Exception):
+        if isinstance(error, (Exception, CancelledError)):
             attach_to_error(error, record)
         raise
 

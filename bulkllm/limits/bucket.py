@@ -27,6 +27,10 @@ _MARGIN: Final = 200
 _LARGEST_MARGIN: Final = 30
 
 
+LARGEST_DEBT: Final = 60
+"""Periods. A provider may tell any number of tokens: 4,294,967,295 of them would close a limit for weeks."""
+
+
 class TokenBucket:
     """A bucket of ``capacity`` that refills continuously at ``rate`` a second.
 
@@ -67,6 +71,7 @@ class TokenBucket:
         """Give back an amount that was taken (or, if negative, take more)."""
         if amount < 0:
             self.take(-amount, now)
+            self._empty_at = min(self._empty_at, now + LARGEST_DEBT * self.period)
         else:
             self._empty_at -= amount / self.rate
 
@@ -124,7 +129,7 @@ def give_back_all(buckets: Sequence[TokenBucket], taken: Sequence[float], kept: 
         if amount > 0:
             bucket._empty_at -= amount / bucket.rate
         elif amount < 0:
-            bucket.take(-amount, now)
+            bucket.give(amount, now)
 
 
 class Grain:

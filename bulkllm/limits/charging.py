@@ -28,7 +28,7 @@ def charged(profile: Profile, estimate: Estimate, input_tokens: float, output_to
         output_tokens: of the answer.
         cached: tokens of input that were read from the provider's cache.
     """
-    counted = input_tokens - cached if profile.cached_input == "free" else input_tokens
+    counted = max(0.0, input_tokens - cached) if profile.cached_input == "free" else input_tokens
     output = output_tokens * profile.output_multiplier
     if profile.charges in ("max_tokens", "prompt+max_tokens") and estimate.bounded:
         output = max(output, estimate.output_tokens * profile.output_multiplier)

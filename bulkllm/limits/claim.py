@@ -13,12 +13,17 @@ if TYPE_CHECKING:
 class Slot:
     """What was sent at about one moment, and the slot after it."""
 
-    __slots__ = ("amount", "began", "next")
+    __slots__ = ("amount", "began", "later", "next")
 
     def __init__(self, began: float) -> None:
         self.began = began
         self.amount = 0.0
+        self.later = 0.0  # what was sent soon after it, once it is past
         self.next: Slot | None = None
+
+    def past(self, later: float) -> None:
+        """So much was sent soon after it; a request that is never answered must not hold all slots that follow."""
+        self.later, self.next = later, None
 
 
 class Claim:
@@ -58,6 +63,6 @@ class Claim:
         amount, slot = 0.0, self.slot
         until = self.sent_at + self.tracked.shuffled
         while slot is not None and slot.began <= until:
-            amount += slot.amount
+            amount += slot.amount + slot.later
             slot = slot.next
         return amount

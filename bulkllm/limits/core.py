@@ -44,6 +44,9 @@ LATENESS: Final = 0.05
 # A pool that is closed until so much later than before is news to those who wait.
 _NOTABLY_LATER: Final = 1.0
 
+# More alarms than this, and twice as many as are live, and the others are dropped.
+_FEW_ALARMS: Final = 64
+
 
 class Core:
     """All pools and queues. Not thread-safe: one caller at a time.
@@ -64,6 +67,7 @@ class Core:
         self.known_lanes = self._lanes.known
         self.waits: dict[str, float] = {}  # seconds that requests waited, by what for
         self._alarms: list[tuple[float, int, Group]] = []
+        self._most_alarms = _FEW_ALARMS
         self._serial = 0
 
     def lane(
@@ -80,10 +84,11 @@ class Core:
         key = model if origin is None else (model, origin)
         lane = self.known_lanes.get(key)
         if lane is None:
-            pools = tuple(pool for pool in self.pools if pool.spec is not None and pool.spec.matches(model))
+            pools = tuple(self._configured(model))
             if origin is None:
                 for pool in pools:
-                    pool.suit("bucket", math.inf, now)  # there is nobody to learn from
+                    if not pool.in_use:  # others may be finding out
+                        pool.suit("bucket", math.inf, now)  # there is nobody to learn from
             else:
                 pools = (*pools, self._discover(model, origin, pools, now, known))
             lane = self.known_lanes[key] = self._lanes.of(pools, now)
@@ -220,10 +225,18 @@ class Core:
         found = [lane.discovered for lane in self._lanes if lane.discovered is not None]
         return (*self.pools, *found)
 
-    def lanes_of(self, model: str, now: float) -> list[Lane]:
-        """All lanes of a model: of each account that was used, or the one of nobody's."""
+    def lanes_of(self, model: str) -> list[Lane]:
+        """All lanes of a model that were used, of each account one."""
         found = [lane for key, lane in self.known_lanes.items() if (key if isinstance(key, str) else key[0]) == model]
-        return list(dict.fromkeys(found)) or [self.lane(model, now=now)]
+        return list(dict.fromkeys(found))
+
+    def pools_of(self, model: str) -> tuple[Pool, ...]:
+        """All limits of a model: those of its lanes; before there is one, those that were configured."""
+        pools = [pool for lane in self.lanes_of(model) for pool in lane.pools] or self._configured(model)
+        return tuple(dict.fromkeys(pools))
+
+    def _configured(self, model: str) -> list[Pool]:
+        return [pool for pool in self.pools if pool.spec is not None and pool.spec.matches(model)]
 
     def due(self, now: float) -> None:
         """Grant all that has come free by the passing of time."""
@@ -330,6 +343,10 @@ class Core:
         group.alarm = alarm
         self._serial += 1
         heapq.heappush(self._alarms, (alarm, self._serial, group))
+        if len(self._alarms) > self._most_alarms:  # one far away is left behind each time that a nearer one comes
+            live = {group: alarm for alarm in self._alarms if (group := alarm[2]).alarm == alarm[0]}
+            self._alarms = sorted(live.values())
+            self._most_alarms = 2 * len(live) + _FEW_ALARMS
 
     def _advance_lane(self, lane: Lane, now: float) -> float:
         """As for several, where nobody else uses these pools: then there is nobody to be overtaken by."""

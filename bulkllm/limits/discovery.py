@@ -59,11 +59,12 @@ class Knowledge(NamedTuple):
 class Passage:
     """One granted request, as this pool sees it."""
 
-    __slots__ = ("claims", "granted_at", "number", "sent_at", "under_way")
+    __slots__ = ("claims", "granted_at", "let_in", "number", "sent_at", "under_way")
 
     def __init__(self, claims: list[Claim], number: int, now: float) -> None:
         self.claims = claims
         self.granted_at = now
+        self.let_in = False
         self.number = number
         self.sent_at = -math.inf
         self.under_way = 0  # requests at that moment, itself among them
@@ -222,6 +223,7 @@ class Discovered(Pool):
             return
         self._share_refused += (refused - self._share_refused) / _LAST_ONES
         if word.verdict == "let in":
+            passage.let_in = True
             if self.closing is None or passage.sent_at >= self.closing.until:
                 self.closing = None
                 self.crowd.let_in(self.in_flight, now)

@@ -190,6 +190,14 @@ def _bucket_explains(ticket: Ticket, question: Question, now: float) -> bool:
     )
 
 
+def _doubt(ticket: Ticket, now: float) -> None:
+    """Nobody said that it was let in: where a window is asked about, it may not be counted there."""
+    for pool in ticket.lane.pools:
+        for meter in pool.live:
+            if isinstance(meter, Undecided) and meter.question.answer is None:
+                meter.doubt(ticket.amounts[meter.dimension], now)
+
+
 def give_back(ticket: Ticket, now: float, actual: Amounts | None) -> None:
     """Leave the pools: what was not used after all comes back. None for a request that was never sent."""
     lane = ticket.lane
@@ -204,6 +212,8 @@ def give_back(ticket: Ticket, now: float, actual: Amounts | None) -> None:
         probe.question.withdrawn(probe)
     ticket.probes = []
     if lane.discovered is not None and ticket.passage is not None:
+        if actual is not None and not ticket.passage.let_in:
+            _doubt(ticket, now)
         lane.discovered.over(ticket.passage, actual, now)
         ticket.passage = None
     if lane.windows and ticket.grains is None and actual is not None:

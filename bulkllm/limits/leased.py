@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .bucket import Grain, SlidingWindow, TokenBucket
+from .bucket import LARGEST_DEBT, Grain, SlidingWindow, TokenBucket
 from .pool import WHOLE, Amounts, Pool
 from .spec import DAY, REQUESTS, RateLimit, Window
 from .stores import Account, Meter
@@ -144,6 +144,7 @@ class LeasedMeter(SlidingWindow):
 
         What has left a window is past correcting; a bucket has more, or less, from now on.
         """
+        amount = max(amount, -LARGEST_DEBT * self.meter.quota)
         if self.meter.kind == "bucket":
             self._account.settle(self.meter.key, -amount, now, now)
         elif grain.stamp + self.meter.period > now:
@@ -274,7 +275,7 @@ class LeasedPool(Pool):
         meters: list[LeasedMeter] = []
         for name, dimension, amount, period in spec.quotas:
             burst = spec.burst if name == "rpm" else None
-            if name == "rpm" and kind == "bucket" and safe is not None and safe < period:
+            if name == "rpm" and safe is not None and safe < period:
                 burst = max(1.0, amount * safe / period)
             day = spec.window is None and period >= DAY
             counts: Window = "bucket" if day else kind

@@ -77,11 +77,20 @@ _COMES_FREE: Final = 2.0
 _LONGEST_FIRST: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
 
+# After so many refusals with nothing let in between them it may be closed: a few do not show that it is open.
+_SHUT: Final = 3
+
 # While nothing goes the pace is at most cut to this each time: it may be closed for another reason.
 _LARGEST_CUT: Final = 0.25
 
-# Bursts are allowed for so many seconds. Then the pace becomes even when so much of a minute is about to come free.
+# What the last minute let in has become so much less while nothing went. It becomes less and less for whatever reason
+# nothing goes, so that it is no quota if a few go well afterwards.
+_DRAINED: Final = 0.9
+
+# Bursts are allowed for so many seconds. Then the pace becomes even when so much of a minute is about to come free, and
+# in the end without that: only an even one grows.
 _BURSTS_LAST: Final = 170.0
+_BURSTS_END: Final = 2 * _BURSTS_LAST
 _EVEN: Final = 1 / 6
 
 # A request leaves the provider's window that much later than it left here, in seconds.
@@ -98,10 +107,12 @@ class Pace:
     """
 
     __slots__ = (
+        "_before",
         "_began",
         "_bursts_since",
         "_chance",
         "_counted",
+        "_drained",
         "_empty",
         "_filled",
         "_first_refused",
@@ -112,8 +123,10 @@ class Pace:
         "_heard_at",
         "_misses",
         "_no_bucket",
+        "_noted",
         "_quota",
         "_shut_at",
+        "_shut_with",
         "_spared",
         "even",
         "trail",
@@ -131,6 +144,10 @@ class Pace:
         self._first_refused = math.inf
         self._misses = 0  # refusals with nothing let in between them
         self._shut_at = now  # the first of those
+        self._shut_with = 0.0  # what the last minute had let in then
+        self._drained = False  # since then that has become less, and what may go with it
+        self._noted = 0  # let in when ...
+        self._before = (math.inf, math.inf)  # ... both quotas were noted: more than a few had been let in again
         self._no_bucket = False  # nothing went for longer than a bucket takes
         self._quota = math.inf  # what a minute had let in when it was full
         self._filled = False  # so is the window's own quota, which ...
@@ -157,17 +174,20 @@ class Pace:
     def took(self, now: float) -> bool:
         """A request is granted. Says whether the meters are others from now on."""
         self.trail.took(now)
+        recalled = self._drained and self.trail.sent - self._heard > _FEW
+        if recalled:
+            self._recall(now)
         even, window = self.even, self.window
         if window is not None:
             window.take(1.0, now)
             self._grain = window.send(1.0, now + window.margin)
             if even is None:
-                return self._smoothed(window, now)
+                return self._smoothed(window, now) or recalled
         if even is not None:
             even.take(1.0, now)
             if even.remaining(now) < 1.0 or (window is not None and window.remaining(now) < 1.0):
                 self._grow(even, now)
-        return False
+        return recalled
 
     def gave_back(self, now: float) -> None:
         """A granted request was never sent."""
@@ -228,12 +248,18 @@ class Pace:
             self._empty = None
             return self._pause(now) if retry_after is None else retry_after
         empty = Mark(sent_at, number, trail.let_in - (trail.sent - number))
-        self._empty, self._heard, self._heard_at = empty, trail.sent, now
+        long_ago = before is None or sent_at - self._heard_at >= MINUTE
+        self._heard, self._heard_at = trail.sent, now
         went = math.inf if before is None else empty.let_in - before.let_in
+        if 0 < went < _FEW and self._misses >= _SHUT:
+            # They may be under way still and be refused too, for refusals overtake each other: they count next time.
+            return self._pause(now) if retry_after is None else retry_after
+        self._empty = empty
         seconds = math.inf if before is None else max(sent_at - before.at, 1e-3)
         if went > 0:
             self._misses = 0
             self._shut_at = sent_at
+            self._drained = False
         else:
             self._misses += 1
         if before is not None and went > 0:
@@ -246,7 +272,7 @@ class Pace:
         self._counted = trail.sent_by(sent_at + GRAIN)
         self._filled = False
         minute = round(trail.let_in - (trail.sent - self._counted) - trail.before(sent_at - MINUTE))
-        if not self.meters and seconds >= MINUTE:  # a first refusal says little
+        if not self.meters and long_ago:  # a first refusal says little
             self._first_refused = now
             if self._is_window(retry_after, minute, now, window):
                 self._allow_bursts(minute, now)
@@ -254,6 +280,8 @@ class Pace:
             self._learn(went, seconds, minute, now)
         else:
             self._shut(minute, now, window)
+        if before is None or trail.let_in - self._noted >= _FEW:
+            self._noted, self._before = trail.let_in, self._quotas
         return self._pause(now) if retry_after is None else retry_after
 
     def _is_window(self, retry_after: float | None, minute: float, now: float, window: Window | None) -> bool:
@@ -268,12 +296,19 @@ class Pace:
 
     def _shut(self, minute: float, now: float, window: Window | None) -> None:
         """Nothing was let in since the last refusal."""
+        if self._misses == 1:
+            self._shut_with = minute
+        if now - self._shut_at > MINUTE:
+            self._recall(now)
+        if minute < _FEW:
+            return  # that is what was tried, and no quota
         if (now - self._shut_at) * self._guess() <= _NO_BUCKET:
             return  # too early to tell anything
         self._no_bucket = window != "bucket"
+        self._drained = minute < _DRAINED * self._shut_with
         if self.window is not None:
             self._fill(self.window, minute, now)
-        if self.even is not None and minute >= _FEW:
+        if self.even is not None:
             self.set_rate(min(self.rate, max(minute / MINUTE, self.rate * _LARGEST_CUT)), now)
         frees_in = self.trail.free_at(now) - now
         # Until then it is tried, less and less often, whether it is a window of a minute and not a shorter one.
@@ -324,9 +359,31 @@ class Pace:
 
     def _pause(self, now: float) -> float:
         pause = self._backoff()
-        return pause if self.window is None else min(pause, max(0.0, self.window.ready_at(1.0, now) - now))
+        full_for = 0.0 if self.window is None else self.window.ready_at(1.0, now) - now
+        return min(pause, full_for) if full_for > 0 else pause
 
     # -- the meters ------------------------------------------------------------------------------------------
+
+    @property
+    def _quotas(self) -> tuple[float, float]:
+        even, window = self.even, self.window
+        return math.inf if even is None else even.quota, math.inf if window is None else window.quota
+
+    def _recall(self, now: float) -> None:
+        """It was closed for another reason: go on as before, for what was cut since says nothing."""
+        self._drained = False
+        even, window = self._before
+        if self._quotas == self._before:
+            return
+        self._no_bucket = self._filled = False
+        if window == math.inf:
+            self.window = None
+        elif self.window is not None:
+            self.window.resize(window, now)
+        if even == math.inf:
+            self.even = None
+        else:
+            self.set_rate(even / MINUTE, now)
 
     def set_rate(self, rate: float, now: float) -> None:
         """Go at this pace from now on, with nothing saved up."""
@@ -343,7 +400,9 @@ class Pace:
 
     def _smoothed(self, window: SlidingWindow, now: float) -> bool:
         """Whether bursts have lasted long enough, and even requests will find room from now on."""
-        if now - self._bursts_since < _BURSTS_LAST or self.trail.leaving(now) < _EVEN * window.quota:
+        lasted = now - self._bursts_since
+        # Of a small window, or of one that is never full, hardly anything is ever about to come free.
+        if lasted < _BURSTS_LAST or (lasted < _BURSTS_END and self.trail.leaving(now) < _EVEN * window.quota):
             return False
         self.set_rate(window.quota / MINUTE, now)
         return True

@@ -79,9 +79,14 @@ class Pool:
                 self.windows = tuple(meter for meter in self.meters if isinstance(meter, SlidingWindow))
         if spec.burst is None and burst < WHOLE:
             for meter in self.meters:
-                if meter.name == "rpm" and isinstance(meter, TokenBucket) and burst < meter.period:
-                    size = max(1.0, meter.quota * burst / meter.period)
+                if meter.name != "rpm" or burst >= meter.period:
+                    continue
+                size = max(1.0, meter.quota * burst / meter.period)
+                if isinstance(meter, TokenBucket):
                     meter.resize(meter.quota, min(size, meter.capacity), now)
+                elif not self.in_use and size < meter.quota:
+                    more = _burst_of(meter.name, meter.dimension, meter.quota, meter.period, size)
+                    self.meters = (*self.meters, more)
 
     def ready_at(self, amounts: Amounts, now: float) -> float:
         """When this pool could let the amounts in: ``now`` or earlier is at once, infinity hangs on an event."""
@@ -121,5 +126,10 @@ def _meters(spec: RateLimit, question: Question) -> tuple[Meter, ...]:
         else:
             meters.append(Undecided(name, dimension, amount, period, question))
         if burst is not None and burst < amount:
-            meters.append(TokenBucket(f"{name} burst", dimension, amount, period, capacity=burst))
+            meters.append(_burst_of(name, dimension, amount, period, burst))
     return tuple(meters)
+
+
+def _burst_of(name: str, dimension: int, quota: float, period: float, size: float) -> TokenBucket:
+    """What bounds how many may start at once beside a meter that does not."""
+    return TokenBucket(f"{name} burst", dimension, quota, period, capacity=size)

@@ -175,8 +175,7 @@ def status_of(core: Core, model: str | None, now: float) -> LimitStatus:
         lanes = list(dict.fromkeys(core.known_lanes.values()))
         pools, waiting, in_flight, waits = core.all_pools(), core.waiting, core.in_flight, dict(core.waits)
     else:
-        lanes = core.lanes_of(model, now)
-        pools = tuple(dict.fromkeys(pool for lane in lanes for pool in lane.pools))
+        lanes, pools = core.lanes_of(model), core.pools_of(model)
         waiting, in_flight = sum(lane.waiting for lane in lanes), sum(lane.in_flight for lane in lanes)
         names = {pool.name for pool in pools}
         waits = {reason: seconds for reason, seconds in core.waits.items() if limit_of(reason) in names}

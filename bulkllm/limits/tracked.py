@@ -16,7 +16,7 @@ from typing import Final
 from .bucket import SlidingWindow, TokenBucket
 from .claim import Claim, Slot
 from .pool import Amounts
-from .spec import OUTPUT_TOKENS, REQUESTS, WITH_OUTPUT, Window
+from .spec import DAY, OUTPUT_TOKENS, REQUESTS, WITH_OUTPUT, Window
 from .trail import GRAIN, Trail
 from .undecided import EARLIER, Question, Shows, Undecided
 
@@ -182,8 +182,10 @@ class Tracked:
             if slots:
                 slots[-1].next = fresh
             slots.append(fresh)
-            while slots[0].began < now - self.shuffled:
-                slots.popleft()
+            while slots[0].began < now - self.shuffled - _SLOT:
+                past = slots.popleft()
+                until = past.began + self.shuffled + _SLOT
+                past.past(sum(slot.amount for slot in slots if slot.began <= until))
         return slots[-1]
 
     def give_back(self, claim: Claim, amounts: Amounts | None, now: float, *, late: bool) -> None:
@@ -231,6 +233,8 @@ class Tracked:
         in_window = self._off(claim, remaining, claim.room + corrected)
         counts_both = isinstance(meter, Undecided) and meter.question.answer is None
         late = under_way if self.dimension == REQUESTS else claim.before + claim.open
+        if isinstance(meter, Undecided):
+            late += meter.doubtful(now)
         beyond = remaining - (claim.most_room + corrected) - late
         if counts_both and beyond > _SURELY * self.rounding and self.dimension not in WITH_OUTPUT:
             # More is left than a window could have, whoever else uses it, and if all that may have come later has.
@@ -362,7 +366,8 @@ class Tracked:
 
 
 def _meter(name: str, dimension: int, quota: float, period: float, question: Question) -> TokenBucket | SlidingWindow:
-    answer: Window | None = question.answer
+    # What a minute's quota shows says nothing of a day's, which a wrong answer would close for a day.
+    answer: Window | None = question.answer if period < DAY else "bucket"
     if answer == "bucket":
         return TokenBucket(name, dimension, quota, period)
     if answer == "sliding":

@@ -112,13 +112,14 @@ class Probe(NamedTuple):
 class Undecided(SlidingWindow):
     """One dimension of such a limit; once the question is answered, what the answer says."""
 
-    __slots__ = ("_foreign", "bucket", "open", "question")
+    __slots__ = ("_doubtful", "_foreign", "bucket", "open", "question")
 
     def __init__(self, name: str, dimension: int, quota: float, period: float, question: Question) -> None:
         super().__init__(name, dimension, quota, period)
         self.bucket = TokenBucket(name, dimension, quota, period)
         self.question = question
         self._foreign = SlidingWindow(name, dimension, quota, period)  # of what is counted, that nobody of ours sent
+        self._doubtful = SlidingWindow(name, dimension, quota, period)  # of what failed: not every provider counts it
         self.open = 0.0  # output that is reserved, and perhaps counted by the provider only when it is there
 
     def ready_at(self, amount: float, now: float, after: float = 0.0) -> float:
@@ -139,11 +140,13 @@ class Undecided(SlidingWindow):
 
     def _would_show(self, amount: float, now: float) -> Shows:
         """What it would show that so much is let in, which goes beyond the window as we count it."""
+        doubtful = self.doubtful(now)
         if self.dimension not in WITH_OUTPUT:
-            return Shows.A_BUCKET
+            sure = not doubtful or super().ready_at(-doubtful, now) > now + EARLIER
+            return Shows.A_BUCKET if sure else Shows.UNCLEAR
         foreign = self._foreign.capacity - self._foreign.remaining(now)
-        if super().ready_at(-self.open - foreign, now) > now + EARLIER:
-            return Shows.A_BUCKET  # even if it counts no output that is under way, and us alone
+        if super().ready_at(-self.open - foreign - doubtful, now) > now + EARLIER:
+            return Shows.A_BUCKET  # even if it counts no output that is under way, no failures, and us alone
         late = super().ready_at(amount - (1.0 - _ARRIVES_BEFORE) * self.open, now)
         return Shows.OUTPUT_IS_LATE if late <= now else Shows.UNCLEAR
 
@@ -156,6 +159,14 @@ class Undecided(SlidingWindow):
             self.open += amount
         super().take(amount, now)
         self.bucket.take(amount, now)
+
+    def doubt(self, amount: float, now: float) -> None:
+        """A request that took this much has failed: it may not be counted."""
+        self._doubtful.correct(amount, now)
+
+    def doubtful(self, now: float) -> float:
+        """How much of what is in the window may not be counted."""
+        return self._doubtful.capacity - self._doubtful.remaining(now)
 
     def settled(self, amount: float) -> None:
         """A request that took this much is over."""

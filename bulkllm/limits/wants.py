@@ -75,9 +75,10 @@ def demands_of(lanes: Iterable[Lane], now: float) -> list[Demand]:
     """Who waits and could go at once, were it for shared limits only; the first in line first."""
     found = []
     for lane in lanes:
-        head = lane.head() if lane.waiting else None
+        if not lane.waiting or (head := lane.head()) is None:
+            continue
         pools = tuple(pool for pool in lane.pools if isinstance(pool, LeasedPool))
-        if head is None or not pools:
+        if not pools:
             continue
         count = min([float(lane.waiting), *(_room(pool, head.amounts, now) for pool in lane.pools)])
         if count >= 1:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bulkllm import Budget, Client, ConfigError, Price, RetryPolicy, arun, run
+from bulkllm import Budget, Client, ConfigError, Price, RetryPolicy, arun, run, stream
 from bulkllm.bulk import engine
 from bulkllm.bulk.journal import Journal
 from bulkllm.bulk.keytable import KeyTable
@@ -158,6 +158,24 @@ def test_what_a_lost_attempt_may_have_cost_is_counted_in_the_next_run_too(tmp_pa
         third = Budget(1.00)
         run(rows(1), budget=third, client=house(), **options(server, out))
         assert third.spent.cost == pytest.approx(second.spent.cost)
+
+
+async def test_so_is_what_requests_may_cost_that_were_given_up(tmp_path: Path) -> None:
+    """Whoever leaves the loop, or interrupts twice, leaves requests behind that the provider goes on with."""
+    out = tmp_path / "out.jsonl"
+    with FakeProvider(faults=[Fault("hang", first=3)]) as server:
+        first = Budget(1.00)
+        finished = stream(rows(4), budget=first, client=house(), **options(server, out))
+        async for row in finished:
+            assert row.ok
+            break
+        await finished.aclose()  # type: ignore[attr-defined]  # it is a generator
+        assert first.spent.cost == pytest.approx(3 * 0.02 + charged(server), rel=0.1)
+        before = charged(server)
+        second = Budget(1.00)
+        result = await arun(rows(4), budget=second, client=house(), **options(server, out))
+        assert (result.ok, result.skipped) == (4, 1)
+        assert second.spent.cost == pytest.approx(first.spent.cost + charged(server) - before)
 
 
 def test_columns_that_look_like_ours_do_not_confuse_it(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from bulkllm.bulk.endpoints import bare_url
 from bulkllm.bulk.identity import (
     _plain_messages,
-    bare_url,
     fingerprint,
+    key_of_bad,
     key_of_body,
     key_of_id,
     key_of_line,
@@ -120,6 +121,7 @@ def test_keys_of_different_kinds_never_meet() -> None:
     text = "a"
     first = key_of_body("completion", {"a": "1"})
     keys = [key_of_id(text), key_of_line(b"a"), first, nth_key(first, 1), nth_key(first, 2), key_of_id("\ud83d")]
+    keys += [key_of_bad(text), key_of_bad("\ud83d")]
     assert len(set(keys)) == len(keys)
     assert nth_key(first, 0) == first
     assert {len(key) for key in keys} == {16}
@@ -136,3 +138,11 @@ def test_keys_of_different_kinds_never_meet() -> None:
 )
 def test_a_url_loses_its_credentials(url: str, bare: str) -> None:
     assert bare_url(url) == bare
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@[::1", "user:secret@[::1", "http://user:secret@a\u2100b/v1"])
+def test_what_is_no_url_is_told_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigError, match="this is no URL") as caught:
+        bare_url(url)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__suppress_context__

@@ -143,6 +143,15 @@ def test_a_rerun_asks_nothing_that_is_done(calls: Any, write: Any, out: Path) ->
     assert [row.text for row in again] == [f"re: p{number}" for number in range(20)]
 
 
+def test_what_was_spent_is_told_with_what_rows_had_cost_before_they_were_done_again(calls: Any, out: Path) -> None:
+    bulk(prompts(20), calls, out)
+    for temperature in (1, 2):
+        bulk(prompts(20), calls, out, temperature=temperature, redo_changed=True)
+    assert bulk(prompts(20), calls, out, temperature=2).spent_before == 30.0
+    bulk([*prompts(20), {"prompt": "new"}], calls, out, temperature=2)
+    assert bulk(prompts(20), calls, out, temperature=2).spent_before == 30.5
+
+
 def test_one_line_inserted_at_the_top_is_one_row_asked(calls: Any, write: Any, out: Path) -> None:
     bulk(write(prompts(20)), calls, out)
     again = bulk(write([{"prompt": "new", "label": -1}, *prompts(20)]), calls, out)

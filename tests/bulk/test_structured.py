@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ from pydantic import BaseModel, field_validator
 
 from bulkllm.accounting import Usage, UsageRecord
 from bulkllm.bulk import BulkRequest, read_results, run
+from bulkllm.client import Client
 from bulkllm.errors import ConfigError
+from bulkllm.limits import RateLimit
 from bulkllm.testing import FakeProvider
 
 
@@ -214,3 +218,62 @@ def test_an_object_that_json_has_no_form_for_is_kept_as_text(out: Path) -> None:
     assert row.ok
     assert row.parsed == {"n": "a thing"}
     assert json.loads(out.read_text())["bulkllm"]["parsed"] == {"n": "a thing"}
+
+
+class Broken(BaseModel):
+    n: int
+
+    @field_validator("n")
+    @classmethod
+    def _broken(cls, value: int) -> int:
+        raise KeyError("x")
+
+
+@pytest.mark.parametrize(
+    ("form", "problem"),
+    [
+        (Broken, "response_format= raised KeyError: 'x'"),
+        ({"type": "object", "properties": {"n": {"$ref": "#/$defs/nowhere"}}}, "response_format= raised "),
+    ],
+)
+def test_an_answer_that_a_broken_form_was_to_read_is_paid_and_counted(out: Path, form: Any, problem: str) -> None:
+    row = bulk(Model('{"n": 2}'), out, response_format=form)
+    assert (row.error.code, row.record.cost, row.record.total_tokens) == ("ConfigError", 0.5, 5)
+    assert row.error.message.startswith(problem)
+    assert json.loads(out.read_text())["bulkllm"]["cost"] == 0.5
+    mended = Model('{"n": 2}')
+    assert bulk(mended, out, response_format={"type": "object"}, redo_changed=True).ok
+    assert len(mended.asked) == 1
+
+
+def test_what_was_paid_before_a_broken_form_counts_too() -> None:
+    row = bulk(Model("no JSON", '{"n": 2}'), response_format=Broken)
+    assert (row.error.code, row.record.cost) == ("ConfigError", 1.0)
+
+
+# -- what a check or a hook waits for is not the row's call ----------------------------------------------------
+
+
+@pytest.mark.parametrize("hook", ["validate", "on_result"])
+def test_an_interrupt_lets_a_judge_that_waits_in_line_finish(out: Path, hook: str) -> None:
+    """The second judgement waits a second for the limits. Its row's answer is paid, so the row is finished."""
+    begun: list[Any] = []
+    ended: list[Any] = []
+
+    with FakeProvider() as server:
+        address: dict[str, Any] = {"api_base": server.openai_base, "api_key": "sk-x"}
+        judge = Client(RateLimit("*", rpm=60, burst=1))
+
+        async def judged(subject: Any) -> None:
+            begun.append(subject)
+            if len(begun) == 2:
+                asyncio.get_running_loop().call_later(0.05, signal.raise_signal, signal.SIGINT)
+            await judge.acompletion("openai/judge", [{"role": "user", "content": "Good?"}], **address)
+            ended.append(subject)
+
+        options: dict[str, Any] = {hook: judged}
+        result = run(["a", "b"], model="openai/m", output=out, progress=False, **address, **options)
+    assert (result.interrupted, result.ok, result.failed, result.undone) == (True, 2, 0, 0)
+    assert len(begun) == len(ended) == 2
+    assert judge.usage.total.cancelled == 0
+    assert judge.usage.total.waited > 0

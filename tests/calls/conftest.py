@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import socket
 import threading
 import time
@@ -84,6 +85,13 @@ class Exchange:
         while not self.gone and time.monotonic() < end:
             self.write(data)
             time.sleep(pause)
+
+    def silence(self, *, seconds: float = 20.0, pause: float = 0.01) -> None:
+        """Nothing at all, until the client leaves or the time is over."""
+        end = time.monotonic() + seconds
+        while not self.gone and time.monotonic() < end:
+            if select.select([self._handler.connection], [], [], pause)[0]:  # a client asks but once: this is its end
+                self.gone = True
 
 
 Script = Callable[[Exchange], None]

@@ -126,7 +126,7 @@ def test_nor_is_one_that_breaks(client: bulkllm.Client, kind: Any) -> None:
 
 
 async def test_nor_is_one_whose_reader_is_cancelled(client: bulkllm.Client) -> None:
-    with FakeProvider(time_per_token=0.05) as server:
+    with FakeProvider(time_per_token=0.05, reply_tokens=(400, 400)) as server:
         began = asyncio.Event()
 
         async def read() -> None:

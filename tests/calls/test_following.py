@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import bulkllm
-from bulkllm.calls import record_of_error
+from bulkllm.calls import cached, record_of_error
 from bulkllm.calls.cached import cached_flow
 from bulkllm.calls.call import Call
 from bulkllm.calls.drive import drive
@@ -19,6 +21,9 @@ from bulkllm.calls.effects import Load, Lookup, Start
 from bulkllm.calls.gateway import LiteLLMLane
 from bulkllm.calls.parts import Parts
 from bulkllm.testing import FakeProvider, Fault
+
+if TYPE_CHECKING:
+    from tests.calls.conftest import CannedServer, Exchange
 
 MODEL = "openai/gpt-4.1-mini"
 ASK = [{"role": "user", "content": "hi"}]
@@ -62,15 +67,21 @@ async def test_a_failure_for_good_is_everybody_s(client: bulkllm.Client, status:
     assert not hasattr(ended[1], "marked")
 
 
-def test_so_it_is_in_threads(client: bulkllm.Client) -> None:
-    with (
-        FakeProvider(faults=[Fault("status", status=400, **SLOWLY)]) as server,
-        ThreadPoolExecutor(3) as threads,
-    ):
-        options: dict[str, Any] = {"api_base": server.openai_base, "api_key": "k"}
+def test_so_it_is_in_threads(client: bulkllm.Client, canned: CannedServer) -> None:
+    def when_the_others_wait(exchange: Exchange) -> None:
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            if sum(len(flight.wake_ups) for flight in list(cached._flights._flights.values())) == 2:
+                break
+            time.sleep(0.002)
+        exchange.answer(400, {"error": {"message": "no"}})
+
+    canned.script = when_the_others_wait
+    with ThreadPoolExecutor(3) as threads:
+        options: dict[str, Any] = {"api_base": canned.url, "api_key": "k"}
         jobs = [threads.submit(client.completion, MODEL, ASK, **options) for _ in range(3)]
         assert names([job.exception() for job in jobs]) == ["BadRequestError"] * 3
-        assert server.report().requests == 1
+    assert len(canned.seen) == 1
 
 
 async def test_a_wrong_key_is_no_verdict_on_another_one(client: bulkllm.Client) -> None:
@@ -117,7 +128,8 @@ async def test_an_error_of_our_own_is_nobody_else_s() -> None:
 
 
 async def test_if_the_one_who_asks_is_cancelled_one_of_the_others_asks(client: bulkllm.Client) -> None:
-    with FakeProvider(latency=0.2) as server:
+    latencies = chain([10.0], repeat(0.0))
+    with FakeProvider(latency=lambda _: next(latencies)) as server:
         options = {"api_base": server.openai_base, "api_key": "k"}
         first = asyncio.create_task(client.acompletion(MODEL, ASK, **options))
         others = [asyncio.create_task(client.acompletion(MODEL, ASK, **options)) for _ in range(3)]

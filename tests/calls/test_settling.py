@@ -149,7 +149,7 @@ def test_a_profile_may_say_that_failures_are_free(fault: Any, tokens: int, in_ta
     with made.server as server:
         host = server.url.removeprefix("http://")
         register_profile(Profile(name="free failures", hosts=[host], failed_tokens="free"))
-        with pytest.raises(_litellm.load().APIError):
+        with pytest.raises(_litellm.load().InternalServerError):
             one(made, in_task)
     assert made.requests_used == 1
     assert tokens <= made.tokens_used <= tokens + 100
@@ -251,14 +251,20 @@ async def test_a_task_that_is_dropped_with_its_loop_settles(ground: Ground) -> N
 @both
 def test_a_deadline_that_passes_in_line_sends_nothing(ground: Ground, in_task: bool) -> None:
     held = [ground.client.limiter.reserve(MODEL).acquire() for _ in range(2)]
+    deadline = 0.05
     with pytest.raises(LimitTimeout) as caught:
-        one(ground, in_task, deadline=0.05)
+        one(ground, in_task, deadline=deadline)
+    if ground.tracker.records[0].waited < 0.8 * deadline:  # the machine stood still until it was over
+        ground.tracker.records.clear()
+        deadline = 2.0
+        with pytest.raises(LimitTimeout) as caught:
+            one(ground, in_task, deadline=deadline)
     for reservation in held:
         reservation.refund()
     record = ground.only()
     assert record is record_of_error(caught.value)
     assert (record.outcome, record.attempts, record.cost) == ("LimitTimeout", 0, 0.0)
-    assert record.waited >= 0.04
+    assert record.waited >= 0.8 * deadline
     assert (ground.requests_used, ground.server.report().requests) == (0, 0)
 
 

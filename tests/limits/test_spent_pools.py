@@ -294,7 +294,7 @@ def test_a_days_refusal_teaches_no_pace_and_answers_no_question() -> None:
 
 def test_a_probe_that_is_refused_for_the_day_does_not_tell_a_window() -> None:
     """More than a minute's quota within a minute: what only a bucket lets in."""
-    world = World(RateLimit("*", rpm=60), provider="bedrock")
+    world = World(RateLimit("*", rpm=60, burst=60), provider="bedrock")
     question = world.lane.pools[0].question
     for _ in range(60):
         world.answer(world.ask())

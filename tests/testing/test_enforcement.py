@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from bulkllm.errors import ConfigError
-from bulkllm.testing import FakeClock, FakeProvider, ProviderLimits
+from bulkllm.testing import FakeClock, FakeProvider, ProviderLimits, ProviderReport
 
 Post = Callable[..., Any]
 
@@ -61,7 +62,7 @@ def test_for_real_with_a_short_period(chat: Post) -> None:
         took = time.monotonic() - began
         report = server.report()
     # Eleven of five a period: the eleventh comes two periods after the first.
-    assert 0.6 <= report.span < took < 3
+    assert 0.6 <= report.span < took < 20
     assert report.refused == report.statuses[429] > 0
     assert report.requests == report.successes + report.refused
 
@@ -111,18 +112,23 @@ def test_headers_can_be_another_providers_or_none(style: Any, there: dict[str, s
 
 
 def test_requests_in_flight_are_limited(chat: Post) -> None:
-    import threading
+    def five(latency: float) -> tuple[bool, list[int], ProviderReport]:
+        with FakeProvider(max_in_flight=2, latency=latency) as server, ThreadPoolExecutor(2) as threads:
+            first = [threads.submit(chat, server, str(n)) for n in range(2)]
+            while server.report().requests < 2:
+                time.sleep(0.001)
+            refused = [chat(server, str(n)).status for n in range(2, 5)]
+            in_time = server.report().in_flight == 2
+            assert [job.result().status for job in first] == [200, 200]
+            report = server.report()
+            assert chat(server).status == 200
+            return in_time, refused, report
 
-    with FakeProvider(max_in_flight=2, latency=0.2) as server:
-        statuses: list[int] = []
-        threads = [threading.Thread(target=lambda n=n: statuses.append(chat(server, str(n)).status)) for n in range(5)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(statuses) == [200, 200, 429, 429, 429]
-        report = server.report()
-        assert chat(server).status == 200
+    in_time, refused, report = five(0.2)
+    if not in_time:  # the machine stood still until the first two had their answers
+        in_time, refused, report = five(5.0)
+    assert in_time
+    assert refused == [429, 429, 429]
     assert (report.peak_in_flight, report.in_flight, report.refused) == (2, 0, 3)
     assert report.models["m"].peak_in_flight == 2
 

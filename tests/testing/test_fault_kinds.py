@@ -78,8 +78,9 @@ def test_status_with_each_form_of_retry_after(hint: Any, headers: dict[str, str]
 
 def test_status_with_a_date_in_retry_after(chat: Post) -> None:
     with FakeProvider(faults=[Fault("status", status=429, retry_after="date+5")]) as server:
-        wait = parsedate_to_datetime(chat(server).headers["retry-after"]).timestamp() - time.time()
-    assert 4 < wait <= 6
+        before = time.time()
+        moment = parsedate_to_datetime(chat(server).headers["retry-after"]).timestamp()
+        assert before + 4 < moment <= time.time() + 6
 
 
 def test_status_with_a_gateways_page_and_after_a_while(chat: Post) -> None:
@@ -121,6 +122,7 @@ def test_hang_lasts_until_the_client_leaves(chat: Post) -> None:
     with FakeProvider(faults=[Fault("hang")]) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=0.1) as peer:
             peer.sendall(AS_BYTES)
+            until(lambda: server.report().in_flight == 1)
             with pytest.raises(TimeoutError):
                 peer.recv(1)
             assert server.report().in_flight == 1
@@ -217,7 +219,7 @@ def test_stream_error(chat: Post, post: Post) -> None:
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_stream_is_counted_to_the_token() -> None:
-    with FakeProvider(reply="1234" * 1000, time_per_token=0.002) as server:
+    with FakeProvider(reply="1234" * 1000, time_per_token=0.02) as server:
         with open_stream(server, max_tokens=1000) as response:
             got = b""
             while got.count(b'"content":"1234"') < 5:
@@ -248,7 +250,7 @@ def test_latency_and_pace_are_kept(chat: Post) -> None:
         chat(server, stream=True)
         end = time.monotonic()
     assert middle - began >= 0.03
-    assert 0.03 + 0.04 <= end - middle < 1
+    assert 0.03 + 0.04 <= end - middle < 8
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bulkllm.testing import FakeProvider, Fault
+from bulkllm.testing import FakeClock, FakeProvider, Fault
 from bulkllm.testing.text import count_text
 
 # pydantic says this once, when LiteLLM first builds a stream's chunk; LiteLLM takes it for a failed call if it raises.
@@ -210,7 +210,7 @@ def test_a_stream_that_breaks_raises_after_what_was_sent(
 
 
 def test_a_limit_becomes_a_rate_limit_error_with_its_hint(litellm: Any) -> None:
-    with FakeProvider(rpm=1) as server:
+    with FakeProvider(rpm=1, clock=FakeClock()) as server:
         for dialect in DIALECTS:
             server.reset()
             litellm.completion(messages=PROMPT, **options(dialect, server))
@@ -230,7 +230,7 @@ def test_a_wrong_key_is_an_authentication_error(litellm: Any) -> None:
 
 
 async def test_the_server_knows_how_far_a_reader_came(litellm: Any, closed_clients: None) -> None:
-    with FakeProvider(reply="1234" * 500, time_per_token=0.002) as server:
+    with FakeProvider(reply="1234" * 500, time_per_token=0.02) as server:
         stream = await litellm.acompletion(messages=PROMPT, stream=True, **options("openai", server))
         read = 0
         async for chunk in stream:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bulkllm.testing import FakeProvider
+from bulkllm.testing import FakeClock, FakeProvider
 from bulkllm.testing.text import count_text
 
 Post = Callable[..., Any]
@@ -179,7 +179,7 @@ def test_responses_plain_and_streamed(server: FakeProvider, post: Post) -> None:
 
 
 def test_azure_names_the_deployment_in_the_path_and_has_its_own_headers_and_errors(post: Post) -> None:
-    with FakeProvider(rpm=1, models=["my dep"]) as server:
+    with FakeProvider(rpm=1, models=["my dep"], clock=FakeClock()) as server:
         body = {"messages": [{"role": "user", "content": "hi"}]}
         path = "/openai/deployments/my%20dep/chat/completions?api-version=2024-10-21"
         first, second = (post(server, path, body) for _ in range(2))
