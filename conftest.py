@@ -23,10 +23,11 @@ os.environ["LITELLM_MODE"] = "PRODUCTION"
 # middle of a test that reads the log, or after the last line. bulkllm has no sessions of aiohttp.
 logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Unclosed c"))
 
-# The gate answers the same whenever it is asked; whoever works on the code gets other examples each time.
+# The gate answers the same whenever it is asked; whoever works on the code gets other examples each time. Neither has a
+# deadline for an example: a machine that is busy proves nothing.
+settings.register_profile("work", deadline=None)
 settings.register_profile("gate", derandomize=True, deadline=None)
-if os.environ.get("CI"):
-    settings.load_profile("gate")
+settings.load_profile("gate" if os.environ.get("CI") else "work")
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _number = itertools.count()

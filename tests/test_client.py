@@ -239,24 +239,28 @@ def test_a_clients_policy_is_its_own() -> None:
         assert server.report().requests == 2
 
 
-def test_priority_goes_before_who_came_earlier(server: FakeProvider) -> None:
+def test_priority_goes_before_who_came_earlier() -> None:
     made = Client(RateLimit(max_in_flight=1))
     order: list[str] = []
     held = made.limiter.reserve(MODEL).acquire()
 
+    def reply(body: dict[str, Any]) -> str:
+        order.append(body["messages"][0]["content"])
+        return "So be it."
+
     def ask(name: str, priority: float) -> None:
-        made.completion(MODEL, MESSAGES, priority=priority, **options(server))
-        order.append(name)
+        made.completion(MODEL, [{"role": "user", "content": name}], priority=priority, **options(provider))
 
     threads = []
-    for waiting, (name, priority) in enumerate([("first", 0), ("second", 0), ("urgent", 5)]):
-        threads.append(threading.Thread(target=ask, args=(name, priority)))
-        threads[-1].start()
-        while made.limiter.status().waiting <= waiting:
-            time.sleep(0.001)
-    held.refund()
-    for thread in threads:
-        thread.join(30)
+    with FakeProvider(reply=reply) as provider:
+        for waiting, (name, priority) in enumerate([("first", 0), ("second", 0), ("urgent", 5)]):
+            threads.append(threading.Thread(target=ask, args=(name, priority)))
+            threads[-1].start()
+            while made.limiter.status().waiting <= waiting:
+                time.sleep(0.001)
+        held.refund()
+        for thread in threads:
+            thread.join(30)
     assert order == ["urgent", "first", "second"]
 
 

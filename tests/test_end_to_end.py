@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -21,10 +22,46 @@ def ask(number: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"question {number}"}]
 
 
+class Heartbeat:
+    """Notes for how long this process has stood still at most."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        before = time.monotonic()
+        while not self._over.wait(0.02):
+            now = time.monotonic()
+            self.longest = max(self.longest, now - before)
+            before = now
+
+
 # LiteLLM's logging worker belongs to one event loop at a time and loses coroutines of its own when there are several.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_threads_and_event_loops_share_one_limiter_and_the_servers_clock_agrees() -> None:
-    """300 calls from 3 threads and 3 event loops; the client's burst leaves the server a second of slack."""
+    """300 calls from 3 threads and 3 event loops; the client's burst leaves the server a second of slack.
+
+    Calls that were let go while the machine stood still arrive all at once, and are refused: that shows nothing.
+    """
+    problems, longest_pause = share_one_limiter()
+    for _ in range(2):
+        if problems and longest_pause > 0.5:
+            problems, longest_pause = share_one_limiter()
+    assert problems == []
+
+
+def share_one_limiter() -> tuple[list[BaseException], float]:
+    """What the calls raised, and the longest pause of this process; that the server agrees, if they raised nothing."""
     calls, rpm, period = 50, 3000, 60.0
     slack = round(rpm / period)
     with FakeProvider(rpm=rpm, burst=150, period=period, record_times=True) as provider:
@@ -55,12 +92,14 @@ def test_threads_and_event_loops_share_one_limiter_and_the_servers_clock_agrees(
         works = [lambda n=n: in_thread(n * calls) for n in range(3)]
         works += [lambda n=n: asyncio.run(in_tasks(n * calls)) for n in range(3, 6)]
         threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with Heartbeat() as heart:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
         report = provider.report()
-    assert problems == []
+    if problems:
+        return problems, heart.longest
     assert (report.requests, report.successes, report.refused) == (300, 300, 0)
     admitted = sorted(report.admitted_at)
     for first, began in enumerate(admitted):  # never more than the burst and what flowed in since
@@ -68,6 +107,7 @@ def test_threads_and_event_loops_share_one_limiter_and_the_servers_clock_agrees(
             assert last - first + 1 <= 150 + rpm / period * (admitted[last] - began) + 1e-6
     status = limiter.status(MODEL)
     assert (status.in_flight, status.waiting) == (0, 0)
+    return [], heart.longest
 
 
 def test_faults_cost_retries_and_never_rows(tmp_path: Path) -> None:

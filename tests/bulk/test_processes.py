@@ -19,22 +19,33 @@ import pytest
 
 from bulkllm.bulk.interrupts import interrupts
 
-# A run whose "provider" is a log file: one line for each row that was asked, written in one piece.
+# A run whose "provider" is a log file: one line for each row that was asked, written in one piece. It may be told to
+# send itself a signal at the so-manieth of them (whoever sends it from outside may come too late), or a moment later.
 PROGRAM = textwrap.dedent(
     """
-    import asyncio, json, os, sys
+    import asyncio, json, os, sys, threading
     import bulkllm.bulk as bulk
 
     requests, output, log, seconds, more = sys.argv[1:]
     fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    more = json.loads(more)
+    left, number, later = more.pop("signal_at", (0, 0, 0))
 
     async def call(request):
+        global left
         prompt = request.body["messages"][0]["content"]
         os.write(fd, (prompt + "\\n").encode())
+        left -= 1
+        if left == 0 and later:
+            timer = threading.Timer(later, os.kill, (os.getpid(), number))
+            timer.daemon = True
+            timer.start()
+        elif left == 0:
+            os.kill(os.getpid(), number)
         await asyncio.sleep(float(seconds))
         return {"id": prompt, "choices": [{"message": {"content": "re: " + prompt}}]}, None
 
-    result = bulk.run(requests, call=call, model="m", output=output, progress=True, **json.loads(more))
+    result = bulk.run(requests, call=call, model="m", output=output, progress=True, **more)
     print(json.dumps({"ok": result.ok, "undone": result.undone, "skipped": result.skipped,
                       "interrupted": result.interrupted}))
     """
@@ -103,15 +114,12 @@ def test_a_run_killed_again_and_again_finishes_and_pays_no_row_twice(program: Ca
     run = program(rows)
     rng = random.Random(7)  # noqa: S311 - a seed for a test
     while not told:
-        process = run.start(seconds=0.005, max_in_flight=flight)
-        target = run.asked().total() + rng.randrange(1, 150)
-        if target >= rows:
+        moment = (rng.randrange(1, 150), signal.SIGKILL, 0.005 * rng.random())
+        process = run.start(seconds=0.005, max_in_flight=flight, signal_at=moment)
+        if process.wait(timeout=60) == -signal.SIGKILL:
+            kills += 1
+        else:
             told, _ = end(process)
-            break
-        run.wait_until(lambda: run.asked().total() >= target, process)  # noqa: B023 - called at once
-        process.kill()
-        process.communicate()
-        kills += 1
     assert kills >= 3
     assert told["ok"] == rows
     assert sorted(run.answers()) == sorted(f"p{number}" for number in range(rows))
@@ -127,9 +135,7 @@ def test_a_run_killed_again_and_again_finishes_and_pays_no_row_twice(program: Ca
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_interrupt_finishes_the_rows_in_flight(program: Callable[[int], Program], number: signal.Signals) -> None:
     run = program(500)
-    process = run.start(seconds=0.2, max_in_flight=10)
-    run.wait_until(lambda: run.asked().total() >= 15, process)
-    os.kill(process.pid, number)
+    process = run.start(seconds=0.2, max_in_flight=10, signal_at=(15, number, 0))
     told, err = end(process)
     assert told["interrupted"]
     assert told["undone"] == 500 - told["ok"]
@@ -144,9 +150,13 @@ def test_one_interrupt_finishes_the_rows_in_flight(program: Callable[[int], Prog
 
 def test_two_interrupts_end_the_run_at_once(program: Callable[[int], Program]) -> None:
     run = program(500)
-    process = run.start(seconds=600, max_in_flight=10)
-    run.wait_until(lambda: run.asked().total() == 10, process)
-    os.kill(process.pid, signal.SIGINT)
+    process = run.start(seconds=600, max_in_flight=10, signal_at=(10, signal.SIGINT, 0))
+    assert process.stderr is not None
+    said = b""
+    while b"rows in flight are finished first" not in said:
+        more = os.read(process.stderr.fileno(), 10_000)
+        assert more, said.decode()
+        said += more
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.3)
     os.kill(process.pid, signal.SIGINT)

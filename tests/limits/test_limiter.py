@@ -25,7 +25,7 @@ class Clock:
         return self.now
 
 
-def until(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], object]) -> None:
     """Wait for another thread: long enough for the busiest machine, and not longer than need be."""
     end = time.monotonic() + 30
     while not condition():
@@ -43,6 +43,12 @@ def join(*threads: threading.Thread) -> None:
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive(), "it hangs"
+
+
+def pass_time(limiter: RateLimiter, clock: Clock, seconds: float) -> None:
+    """Move the clock on, and have the alarm look at it again."""
+    clock.now += seconds
+    limiter._alarm._pokes.put(None)
 
 
 def left(limiter: RateLimiter, model: str = "m") -> dict[str, float]:
@@ -291,36 +297,54 @@ async def test_a_timeout_in_a_task(timeout: float) -> None:
 
 @pytest.mark.parametrize("timeout", [math.inf, 1e12, 20])
 def test_a_long_timeout_is_as_good_as_none(timeout: float) -> None:
-    limiter = RateLimiter(rpm=1, period=0.03)
-    with limiter.reserve("m"), limiter.reserve("m", timeout=timeout) as second:
+    clock = Clock()
+    limiter = RateLimiter(rpm=1, clock=clock)
+
+    def let_in(wait: Callable[[], object]) -> None:
+        waiting = in_thread(wait)
+        until(lambda: limiter.status().waiting == 1)
+        pass_time(limiter, clock, 61.0)  # the thread gives a loop a moment in which to ring itself
+        join(waiting)
+        assert limiter.status().waiting == 0
+
+    with limiter.reserve("m"):
+        second = limiter.reserve("m", timeout=timeout)
+        let_in(second.acquire)
         assert second.waited > 0
-        asyncio.run(limiter.reserve("m", timeout=timeout).aacquire())
+        third = limiter.reserve("m", timeout=timeout)
+        let_in(lambda: asyncio.run(third.aacquire()))
+        assert third.waited > 0
 
 
 def test_whoever_times_out_makes_way_for_the_next() -> None:
-    clock = Clock()
-    limiter = RateLimiter(tpm=100, clock=clock)
-    first = limiter.reserve("m", input_tokens=90).acquire()
-    small: list[Reservation] = []
+    def both_waited(timeout: float) -> bool:
+        limiter = RateLimiter(tpm=100, clock=Clock())
+        first = limiter.reserve("m", input_tokens=90).acquire()
+        small: list[Reservation] = []
 
-    def ask_for_little() -> None:
-        small.append(limiter.reserve("m", input_tokens=10).acquire())
+        def ask_for_little() -> None:
+            small.append(limiter.reserve("m", input_tokens=10).acquire())
 
-    outcome: list[type[BaseException]] = []
+        outcome: list[type[BaseException]] = []
 
-    def ask_for_much() -> None:
-        try:
-            limiter.reserve("m", input_tokens=100, timeout=0.3).acquire()
-        except LimitTimeout as error:
-            outcome.append(type(error))
+        def ask_for_much() -> None:
+            try:
+                limiter.reserve("m", input_tokens=100, timeout=timeout).acquire()
+            except LimitTimeout as error:
+                outcome.append(type(error))
 
-    large = in_thread(ask_for_much)
-    until(lambda: limiter.status().waiting == 1)
-    little = in_thread(ask_for_little)
-    join(large, little)
-    assert outcome == [LimitTimeout]
-    assert left(limiter) == {"tpm": 0}
-    first.refund()
+        large = in_thread(ask_for_much)
+        until(lambda: limiter.status().waiting == 1 or outcome)
+        little = in_thread(ask_for_little)
+        until(lambda: limiter.status().waiting == 2 or outcome)
+        in_time = not outcome
+        join(large, little)
+        assert outcome == [LimitTimeout]
+        assert left(limiter) == {"tpm": 0}
+        first.refund()
+        return in_time
+
+    assert both_waited(0.3) or both_waited(6.0), "the large one has left before the small one came"
 
 
 # -- threads -----------------------------------------------------------------------------------------------------
@@ -364,24 +388,32 @@ def test_an_interrupt_while_waiting_leaves_nothing_behind() -> None:
 
 
 def test_no_thread_before_somebody_waits_and_none_for_long_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alarm, "_LINGER", 0.02)
     others = set(threading.enumerate())
 
     def alarms() -> list[threading.Thread]:
         return [thread for thread in threading.enumerate() if thread not in others]
 
-    limiter = RateLimiter(rpm=1, period=0.02)
+    clock = Clock()
+    limiter = RateLimiter(rpm=1, clock=clock)
     for _ in range(2):
+        monkeypatch.setattr(alarm, "_LINGER", 600.0)
         with limiter.reserve("m"):
             pass
         assert limiter.try_reserve("m") is None
         assert alarms() == []
-        with limiter.reserve("m") as reservation:
+        reservation = limiter.reserve("m")
+        waiting = in_thread(reservation.acquire)
+        until(lambda: limiter.status().waiting == 1)
+        pass_time(limiter, clock, 60.0)
+        join(waiting)
+        with reservation:
             assert reservation.waited > 0
             assert [thread.name for thread in alarms()] == ["bulkllm-limiter"]
             assert all(thread.daemon for thread in alarms())
+        monkeypatch.setattr(alarm, "_LINGER", 0.02)
+        pass_time(limiter, clock, 60.0)  # from now on it lingers for so long
         until(lambda: not alarms())
-        until(lambda: limiter.status().remaining["rpm"] == 1.0)
+        assert limiter.status().remaining["rpm"] == 1.0
 
 
 def test_the_alarm_outlives_a_pause_as_long_as_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,7 +449,8 @@ def test_a_thread_that_cannot_be_had_leaves_nobody_in_line(monkeypatch: pytest.M
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    limiter = RateLimiter(rpm=1, period=0.05)
+    clock = Clock()
+    limiter = RateLimiter(rpm=1, clock=clock)
     with limiter.reserve("m"):
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", refuse)
@@ -425,4 +458,8 @@ def test_a_thread_that_cannot_be_had_leaves_nobody_in_line(monkeypatch: pytest.M
             with pytest.raises(RuntimeError, match="can't start"):
                 waiting.acquire()
         assert busy(limiter) == (0, 1)
-        waiting.acquire()  # and when there are threads again, it works again
+        asking = in_thread(waiting.acquire)  # and when there are threads again, it works again
+        until(lambda: limiter.status().waiting == 1)
+        pass_time(limiter, clock, 60.0)
+        join(asking)
+        assert busy(limiter) == (0, 2)

@@ -193,6 +193,7 @@ def test_nothing_is_left_open() -> None:
                 await asyncio.sleep(0)
 
         async def main():
+            asyncio.get_running_loop().slow_callback_duration = 60  # the debug mode tells of slow ones on stderr
             tasks = [asyncio.create_task(call(n)) for n in range(20)]
             await asyncio.sleep(0.001)
             for task in tasks[::3]:

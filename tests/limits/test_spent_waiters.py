@@ -115,17 +115,29 @@ def test_a_task_whose_loop_stood_still_is_told_when_it_runs_again() -> None:
 
 
 def test_whoever_waits_for_it_goes_when_it_opens() -> None:
-    limiter = limiter_of()
-    spend(reserve(limiter).acquire(), SPENT._replace(spent=Spent("requests per day", 0.05)))
+    clock = FakeClock(100.0)
+    limiter = RateLimiter(clock=clock, memory=None)
+    spend(reserve(limiter).acquire())
+    waited_for: list[str] = []
 
-    async def ask() -> str:
+    async def ask() -> None:
         reservation = reserve(limiter, wait_for_quota=True)
         async with reservation:
             reservation.mark_sent()
             reservation.release(word=LET_IN)
-        return reservation.waited_for
+        waited_for.append(reservation.waited_for)
 
-    assert asyncio.run(ask()) == f"rpd of {MODEL}"
+    thread = threading.Thread(target=lambda: asyncio.run(ask()), daemon=True)
+    thread.start()
+    until(lambda: limiter.status(MODEL).waiting == 1)
+    clock.advance(14 * 3_600.0 - 1)
+    limiter._alarm._pokes.put(None)  # it looks at the clock again
+    thread.join(0.1)
+    assert thread.is_alive()
+    clock.advance(2)
+    limiter._alarm._pokes.put(None)
+    thread.join(20)
+    assert waited_for == [f"rpd of {MODEL}"]
     with reserve(limiter) as again:
         again.mark_sent()
 

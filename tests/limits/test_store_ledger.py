@@ -34,7 +34,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Cloc
     if request.param == "sqlite":
         return lambda clock: SQLiteStore(tmp_path / "limits.sqlite3", clock=clock)
     url: str = request.getfixturevalue("valkey")
-    return lambda clock: RedisStore(url, clock=clock)
+    return lambda clock: RedisStore(url, timeout=30.0, clock=clock)
 
 
 @pytest.fixture

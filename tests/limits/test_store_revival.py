@@ -76,7 +76,7 @@ class WithFile(World):
 
 class WithServer(World):
     def __init__(self, url: str) -> None:
-        super().__init__(lambda clock: RedisStore(url, clock=clock))
+        super().__init__(lambda clock: RedisStore(url, timeout=30.0, clock=clock))
         self.client = redis.Redis.from_url(url)
         self.key = f"bulkllm:limits:2:{{{self.desks[0].group}}}"
         self.copy: Any = None
@@ -92,7 +92,9 @@ class WithServer(World):
 
 
 @pytest.fixture(params=["sqlite", "valkey"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    for module in ("redis", "sqlite"):  # what is lost is brought back at once, however long the machine stood still
+        monkeypatch.setattr(f"bulkllm.limits.stores.{module}.monotonic", lambda: 0.0)
     if request.param == "sqlite":
         yield WithFile(tmp_path)
     else:

@@ -296,7 +296,7 @@ def test_all_stores_say_the_same(kept: tuple[Path, str], data: st.DataObject) ->
     clock = Clock()
     path, url = kept
     stores: list[Store] = [
-        MemoryStore(clock=clock), SQLiteStore(path, clock=clock), RedisStore(url, clock=clock)
+        MemoryStore(clock=clock), SQLiteStore(path, clock=clock), RedisStore(url, timeout=30, clock=clock)
     ]  # fmt: skip
     group = f"same {next(_groups)}"
     meters = data.draw(definitions())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -435,25 +436,30 @@ def test_no_answer_in_time_and_nobody_there(tmp_path: Path, serve: Callable[...,
 
 
 def test_an_answer_that_stops_half_way_is_a_timeout_and_not_a_missing_network(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        row = dataclasses.replace(ROWS["deepseek"], url=f"http://127.0.0.1:{listening.getsockname()[1]}/models")
-
-        def answer_half() -> None:
-            client, _ = listening.accept()
-            with client:
-                client.recv(10_000)
+    def answer_half(listening: socket.socket, let_go: threading.Event) -> None:
+        client, _ = listening.accept()
+        with client:
+            client.recv(10_000)
+            # Whoever has waited for too long already may be gone.
+            with contextlib.suppress(OSError):
                 client.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"data": [')
-                let_go.wait(5)
+            let_go.wait(30)
 
-        let_go = threading.Event()
-        thread = threading.Thread(target=answer_half)
-        thread.start()
-        stopped = _run(row, tmp_path, timeout=0.1)
-        let_go.set()
-        thread.join()
-    assert stopped.reason == "timeout"
-    assert stopped.message is not None
-    assert "stopped for 0.1 s" in stopped.message
+    def told(timeout: float) -> str:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            row = dataclasses.replace(ROWS["deepseek"], url=f"http://127.0.0.1:{listening.getsockname()[1]}/models")
+            let_go = threading.Event()
+            thread = threading.Thread(target=answer_half, args=(listening, let_go))
+            thread.start()
+            stopped = _run(row, tmp_path, timeout=timeout)
+            let_go.set()
+            thread.join()
+        assert stopped.reason == "timeout"
+        assert stopped.message is not None
+        return stopped.message
+
+    # A machine that is busy may need longer than that for half an answer.
+    assert "stopped for 0.1 s" in told(0.1) or "stopped for 5 s" in told(5.0)
 
 
 def test_a_redirect_is_not_followed_for_it_would_carry_the_key_along(tmp_path: Path, serve: Callable[..., Any]) -> None:
