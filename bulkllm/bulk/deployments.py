@@ -23,7 +23,7 @@ from ..limits.reservation import amounts_of
 from ..limits.spec import REQUESTS
 from .asking import Call, Reply, charge, secrets_in, together
 from .fallbacks import PLACE, provider_of
-from .options import is_secret
+from .options import is_another_s_secret
 from .places import Deployment
 from .pools import Breaker, Refusal, last_word, leave_open
 from .request import BulkRequest, secrets_of
@@ -177,7 +177,8 @@ def soonest(status: LimitStatus, active: int, amounts: Amounts) -> tuple[float, 
 def _at(place: Place, request: BulkRequest) -> BulkRequest:
     model = place.options["model"]
     body = {name: value for name, value in request.body.items() if name not in PLACE}
-    if provider_of(model, place.options) != provider_of(request.model, request.body):
-        body = {name: value for name, value in body.items() if not is_secret(name)}  # aws_secret_access_key, say
+    provider = provider_of(model, place.options)
+    if provider != provider_of(request.model, request.body):
+        body = {name: value for name, value in body.items() if not is_another_s_secret(name, provider)}
     body.update(place.options)
     return replace(request, model=model, body=body)

@@ -22,7 +22,7 @@ from ..calls import record_of_error
 from ..errors import InvalidAnswer, RunStopped
 from .asking import Call, secrets_in
 from .intake import Intake
-from .keytable import KeyTable
+from .keytable import KeyTable, State
 from .leftout import LeftOut
 from .pools import Pool, may_pass
 from .recorder import Recorder
@@ -324,12 +324,17 @@ class Engine:
         )
 
     def _given_up_after(self, problem: asyncio.CancelledError, pool: Pool, slot: int, item: Item) -> None:
-        """A row is given up that something was paid for already: it is done again, and that is not forgotten."""
+        """A row is given up that may have cost something: it stays undone, and that is not forgotten.
+
+        But for one that was answered before its request changed: its answer is worth more than these books.
+        """
         record = record_of_error(problem)
-        if was_paid(record) and self._recorder.writes:
-            pool.count(record, ok=False)
-            error = RowError("RunStopped", f"the run ended before it was asked again; {ASK_AGAIN}", None)
-            self._recorder.refused(slot, item, error, record, self._table.fingerprint(slot), passing=True)
+        if record is None or not was_paid(record) or not self._recorder.writes:
+            return
+        pool.spend(record)
+        if self._table.state[slot] != State.OK:
+            error = RowError("RunStopped", f"the run ended before it was answered; {ASK_AGAIN}", None)
+            self._recorder.given_up(slot, item, error, record, self._table.fingerprint(slot))
 
     async def _answer(self, item: Item) -> tuple[Any, ...]:
         if isinstance(item, BadRow):

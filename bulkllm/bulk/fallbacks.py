@@ -16,7 +16,7 @@ from ..accounting import UsageRecord
 from ..calls import record_of_error
 from ..errors import ConfigError
 from .asking import Call, Reply, charge, secrets_in, together
-from .options import is_secret
+from .options import is_another_s_secret
 from .pools import Breaker, Refusal, last_word
 from .request import BulkRequest, secrets_of
 from .variants import from_preset
@@ -49,7 +49,10 @@ class Alternative:
         """The row's request to this model. Another provider is not told the first one's key and address."""
         body = dict(request.body)
         if not self._stays(request) or any(name in self.options for name in PLACE[:2]):
-            body = {name: value for name, value in body.items() if name not in PLACE and not is_secret(name)}
+            told = provider_of(self.model, self.options)
+            body = {
+                name: value for name, value in body.items() if name not in PLACE and not is_another_s_secret(name, told)
+            }
         body.update(self.options)
         body["model"] = self.model
         return replace(request, model=self.model, body=body)

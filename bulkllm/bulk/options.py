@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from functools import lru_cache
+from typing import Final
 
 from ..caching.names import changes_answer
 
@@ -72,6 +73,19 @@ _SECRET = re.compile(
     r"|authorization|cookie|headers?)$",
     re.IGNORECASE,
 )
+
+
+# Credentials that LiteLLM has for one provider only begin with whose they are.
+_WHOSE: Final = {
+    "aws": ("bedrock", "sagemaker", "sagemaker_chat"),
+    "azure": ("azure", "azure_ai", "azure_text"),
+    "vertex": ("vertex_ai", "vertex_ai_beta", "gemini"),
+}
+
+
+def is_another_s_secret(name: str, provider: str | None) -> bool:
+    """Whether an option may hold a key that a provider, not that of the row itself, must not be told."""
+    return is_secret(name) and provider not in _WHOSE.get(name.partition("_")[0], ())
 
 
 @lru_cache(maxsize=4096)

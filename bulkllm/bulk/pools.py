@@ -197,10 +197,14 @@ class Pool:
         else:
             self.failed_rows += 1
         if record is not None:
-            self.tokens += record.total_tokens
-            self.cost += record.cost or 0.0
+            self.spend(record)
             if ok and record.requested_model in (self.name or ()):
                 self.model = record.model
+
+    def spend(self, record: UsageRecord) -> None:
+        """A row has used something."""
+        self.tokens += record.total_tokens
+        self.cost += record.cost or 0.0
 
     @property
     def stopped(self) -> str | None:

@@ -101,6 +101,12 @@ class Recorder:
         body = None if response is None else _json(response)
         self._write(slot, item, state, error.code, print_, record, body=body, error=told)
 
+    def given_up(self, slot: int, item: Item, error: RowError, record: UsageRecord, print_: bytes) -> None:
+        """A row stays undone, and what it has cost, or may have, is written down."""
+        self._count(record)
+        told = {"code": error.code, "message": error.message}
+        self._write(slot, item, State.FAILED, error.code, print_, record, body=None, error=told)
+
     def rescue(self) -> None:
         """Try once more to write what could not be written; failing that, put it where there is room."""
         journal = self._journal

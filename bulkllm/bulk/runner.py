@@ -23,6 +23,7 @@ from .callers import asked, caller, status_of
 from .engine import Emit
 from .interrupts import interrupts
 from .job import Job
+from .lines import BAD_ROW
 from .progress import Progress
 from .result import ResultRow, RowError, RunResult
 from .settings import Settings
@@ -280,8 +281,11 @@ async def _go(job: Job, on_error: str) -> RunResult:
 
 
 def _first_failure(result: RunResult) -> RowFailed | None:
-    cure = "; that was in an earlier run: retry_failed=True asks it again"
-    return next((_failure(row, row.error, cure) for row in result if row.error is not None), None)
+    for row in result:
+        if row.error is not None:
+            cure = "" if row.error.code == BAD_ROW else "; that was in an earlier run: retry_failed=True asks it again"
+            return _failure(row, row.error, cure)
+    return None
 
 
 def _failure(row: ResultRow, error: RowError, cure: str = "") -> RowFailed:

@@ -171,11 +171,31 @@ async def test_so_is_what_requests_may_cost_that_were_given_up(tmp_path: Path) -
             break
         await finished.aclose()  # type: ignore[attr-defined]  # it is a generator
         assert first.spent.cost == pytest.approx(3 * 0.02 + charged(server), rel=0.1)
+        assert sorted(json.loads(line)["bulkllm"]["done"] for line in out.read_text().splitlines()) == [False] * 3 + [
+            True
+        ]
         before = charged(server)
         second = Budget(1.00)
         result = await arun(rows(4), budget=second, client=house(), **options(server, out))
         assert (result.ok, result.skipped) == (4, 1)
         assert second.spent.cost == pytest.approx(first.spent.cost + charged(server) - before)
+
+
+async def test_an_answer_is_not_lost_for_a_changed_request_that_was_given_up(tmp_path: Path) -> None:
+    """Somebody changes something by mistake, sees it, and ends the run: the answers are those of before."""
+    out = tmp_path / "out.jsonl"
+    with FakeProvider() as server:
+        await arun(rows(3), client=house(), **options(server, out))
+        before = out.read_bytes()
+    with FakeProvider(faults=[Fault("hang", first=2)]) as server:
+        changed = stream(rows(3), client=house(), temperature=1, redo_changed=True, **options(server, out))
+        async for row in changed:
+            assert row.ok
+            break
+        await changed.aclose()  # type: ignore[attr-defined]  # it is a generator
+        assert server.report().faults["hang"] == 2
+    kept = [line for line in before.splitlines() if line in out.read_bytes().splitlines()]
+    assert len(kept) == 2
 
 
 def test_columns_that_look_like_ours_do_not_confuse_it(tmp_path: Path) -> None:

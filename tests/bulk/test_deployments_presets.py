@@ -71,3 +71,16 @@ async def test_a_place_of_another_provider_is_not_told_the_runs_other_keys(there
     await deployments(BulkRequest(0, None, b"", b"", "completion", "bedrock/a", None, body, {}, None))
     wanted = {"model": there, "messages": [], "top_p": 1} | ({"aws_secret_access_key": "aws-a"} if kept else {})
     assert bodies == [wanted]
+
+
+async def test_a_place_is_told_the_runs_keys_that_are_its_providers() -> None:
+    bodies = []
+
+    async def ask(request: BulkRequest) -> Any:
+        bodies.append(request.body)
+        return {}, None
+
+    deployments = Deployments("gpt-4o", [Place({"model": "azure/eu"}, Client(RateLimiter(learn=False)), ask)], ask)
+    body = {"model": "gpt-4o", "messages": [], "azure_ad_token": "for-azure", "vertex_credentials": "not-for-azure"}
+    await deployments(BulkRequest(0, None, b"", b"", "completion", "gpt-4o", None, body, {}, None))
+    assert bodies == [{"model": "azure/eu", "messages": [], "azure_ad_token": "for-azure"}]

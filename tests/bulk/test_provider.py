@@ -191,7 +191,7 @@ def test_what_was_paid_for_a_row_that_is_given_up_between_two_asks_is_not_forgot
     client = Client(RateLimit(["*"], rpm=1))
     result = bulk(rows(3), provider, out, client=client, validate=never_right)
     (line,) = read_results(out)
-    assert (result.interrupted, result.ok, result.failed, result.undone) == (True, 0, 1, 2)
+    assert (result.interrupted, result.ok, result.failed, result.undone) == (True, 0, 0, 3)
     assert provider.report().requests == 1
     assert line.error is not None
     assert line.error.code == "RunStopped"
