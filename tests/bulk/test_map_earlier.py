@@ -70,6 +70,14 @@ async def test_a_run_on_which_no_row_may_fail_raises_for_earlier_rows_too(calls:
     assert (await bulkllm.arun(rows[:1], on_error="raise", **options)).ok == 1
 
 
+def test_a_row_that_cannot_be_understood_is_not_told_to_be_asked_again(calls: Any, out: Path) -> None:
+    options: dict[str, Any] = {"call": calls, "model": "m", "output": out, "skip_bad": True, "progress": False}
+    bulkllm.run(["p0", {"prompt": 5}], **options)
+    with pytest.raises(RowFailed, match="row 2 failed: RequestFileError") as caught:
+        bulkllm.run(["p0", {"prompt": 5}], on_error="raise", **options)
+    assert "retry_failed" not in str(caught.value)
+
+
 def test_a_run_that_is_stopped_says_so_and_not_what_failed_before(calls: Any, error: Any, out: Path) -> None:
     refusing(calls, error)
     options: dict[str, Any] = {"call": calls, "model": "m", "output": out, "progress": False}

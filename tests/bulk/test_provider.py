@@ -197,6 +197,7 @@ def test_what_was_paid_for_a_row_that_is_given_up_between_two_asks_is_not_forgot
     assert line.error.code == "RunStopped"
     assert line.record is not None
     assert line.record.total_tokens == client.usage.total.total_tokens > 0
+    assert result.usage.total.total_tokens == line.record.total_tokens
     result = bulk(rows(3), provider, out)
     assert (result.ok, result.failed, provider.report().requests) == (3, 0, 4), "it is done again by itself"
 

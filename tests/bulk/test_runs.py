@@ -14,6 +14,7 @@ import pytest
 from bulkllm import LLMConfig
 from bulkllm.bulk import Progress, ResultRow, RunResult, arun, read_results, run, stream
 from bulkllm.bulk.intake import Intake, scan
+from bulkllm.bulk.journal import Journal
 from bulkllm.bulk.keytable import KeyTable
 from bulkllm.bulk.request import Shaper
 from bulkllm.bulk.sources import JsonlFile, open_source
@@ -148,6 +149,12 @@ def test_what_was_spent_is_told_with_what_rows_had_cost_before_they_were_done_ag
     for temperature in (1, 2):
         bulk(prompts(20), calls, out, temperature=temperature, redo_changed=True)
     assert bulk(prompts(20), calls, out, temperature=2).spent_before == 30.0
+    lines = out.read_bytes()
+    out.write_bytes(lines[: lines.index(b"\n") + 1] + lines)  # two of one row: only the first lost earlier ones
+    journal = Journal(out, KeyTable())
+    assert journal.cost == 30.5
+    journal.finish()
+    out.write_bytes(lines)
     bulk([*prompts(20), {"prompt": "new"}], calls, out, temperature=2)
     assert bulk(prompts(20), calls, out, temperature=2).spent_before == 30.5
 

@@ -13,6 +13,7 @@ import pytest
 
 from bulkllm.bulk import run
 from bulkllm.cli import main
+from bulkllm.cli.options import limits
 from bulkllm.testing import FakeProvider
 
 Command: TypeAlias = Callable[..., tuple[int, str, str]]
@@ -35,6 +36,11 @@ def requests(tmp_path: Path) -> str:
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"Tell me of {n}.", "label": n}) + "\n" for n in range(40)))
     return str(path)
+
+
+def test_how_a_provider_counts_is_left_open_unless_it_is_said() -> None:
+    assert [limit.window for limit in limits(rpm=60, tpm=None)] == [None]
+    assert [limit.window for limit in limits(rpm=60, tpm=None, window="sliding")] == ["sliding"]
 
 
 def test_a_plan(bulkllm: Command, requests: str, tmp_path: Path) -> None:

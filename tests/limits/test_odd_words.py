@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,13 @@ from bulkllm.limits.discovery import Discovered
 from bulkllm.limits.estimate import Estimate
 from bulkllm.limits.feedback import Observation
 from bulkllm.limits.lanes import GRANTED, WAITING, Ticket
+from bulkllm.limits.leases import Leases
 from bulkllm.limits.origin import Origin
 from bulkllm.limits.profiles import HeaderNames, Profile, profile_for
+from bulkllm.limits.sharing import Sharing
 from bulkllm.limits.spec import DAY, RateLimit
 from bulkllm.limits.status import status_of
+from bulkllm.limits.stores.memory import MemoryStore
 from bulkllm.limits.tracked import Tracked
 from bulkllm.limits.undecided import Question
 from bulkllm.limits.word import Word
@@ -172,3 +176,29 @@ def test_a_profiles_safe_burst_holds_where_nobody_knows_the_window(burst: int | 
         core.stamp(ticket, 0.0, really=True)
         core.settle(ticket, 0.0, ONE, Word("let in"))
     assert at_once - 1 <= let_go <= at_once, "a full bucket is full a little longer"
+
+
+@pytest.mark.parametrize("window", ["bucket", None])
+def test_limits_that_are_shared_are_no_other(window: Any) -> None:
+    """A profile's safe burst, and a number of tokens that nobody can have used."""
+    now = 1_000.0
+    store = MemoryStore(clock=lambda: now)
+    limits = [RateLimit("mistral/*", rpm=600, tpm=100_000, window=window)]
+    leases = Leases(limits, Sharing(store), lambda moment, later: None)
+    careful = Origin("mistral", "", "1" * 12, Profile(name="careful", providers=["mistral"], burst=1.0))
+    core = Core(leases.pools)
+    lane = core.lane("mistral/m", careful)
+    sizes = {meter.meter.key.rpartition("/")[2]: meter.meter.size for meter in leases.pools[0].leased_meters}
+    assert min(size for name, size in sizes.items() if name.startswith("rpm")) == 10.0
+    ticket = Ticket(lane, TOKENS)
+    assert not core.request(ticket, now)
+    while (claim := leases.next(core.lanes, now)) is not None:
+        leases.took(store.lease("group", claim), now)
+        core.changed(now)
+    assert ticket.state == GRANTED
+    core.stamp(ticket, now, really=True)
+    core.settle(ticket, now, (1.0, 2.0**32, 600.0, 2.0**32))
+    while (claim := leases.next(core.lanes, now + 2)) is not None:
+        leases.took(store.lease("group", claim), now + 2)
+    left = store.look("group").left
+    assert min(left.values()) >= -61 * 100_000
