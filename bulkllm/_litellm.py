@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import threading
 from typing import Any
@@ -53,6 +54,12 @@ def version() -> str:
     from importlib.metadata import version as installed
 
     return installed("litellm")
+
+
+def major_minor(version: str) -> tuple[int, int]:
+    """The first two numbers of a version; zeros where it has none."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def is_loaded() -> bool:

@@ -40,6 +40,7 @@ TESTS = (
     "tests/calls/test_following.py",
     "tests/calls/test_litellm_cache.py",
     "tests/calls/test_sent_once.py",
+    "tests/calls/test_unlogged.py",
 )
 
 

@@ -7,10 +7,11 @@ What may live here: the rules. Which mends there are stands beside what they men
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from .._litellm import major_minor
 
 Function = Callable[..., Any]
 Applied = tuple[Any, str, Function, Function]
@@ -74,12 +75,6 @@ def apply(mend: Mend, version: str, handler: Any, applied: list[Applied]) -> str
         applied.append((place, name, getattr(place, name), ours))
         setattr(place, name, ours)
     return ""
-
-
-def major_minor(version: str) -> tuple[int, int]:
-    """The first two numbers of a version; zeros where it has none."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _text(version: tuple[int, int]) -> str:

@@ -19,6 +19,7 @@ from .call import Call
 from .failure import Failure, failure_of
 from .fold import StreamFold
 from .lane import Answer, Target
+from .unlogged import unlogged
 
 logger = logging.getLogger(__name__)
 
@@ -127,14 +128,15 @@ class LiteLLMLane:
         """One attempt, blocking."""
         if patch_is_due(self._loaded):
             patch()
-        return getattr(self._ready(call), call.operation)(**self._keywords(call))
+        with unlogged(self._loaded, call.options):
+            return getattr(self._ready(call), call.operation)(**self._keywords(call))
 
     async def asend(self, call: Call) -> Any:
         """One attempt, in a task."""
         if patch_is_due(self._loaded):
             await asyncio.to_thread(patch)
         stop_resending()
-        with own_call():
+        with own_call(), unlogged(self._loaded, call.options):
             return await getattr(self._ready(call), "a" + call.operation)(**self._keywords(call))
 
     def _ready(self, call: Call) -> Any:

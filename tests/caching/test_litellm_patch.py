@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pytest
 
 from bulkllm import _litellm
-from bulkllm.caching import litellm_mend, litellm_patch
+from bulkllm.caching import litellm_patch
 from bulkllm.caching.litellm_hits import paid_usage, was_litellm_cache_hit
 from bulkllm.caching.litellm_patch import LiteLLMSupport, litellm_support, patch, unpatch
 
@@ -206,7 +206,7 @@ def test_what_was_found_and_done_can_be_seen(caplog: pytest.LogCaptureFixture) -
     assert support.examined
     assert support.hits_recognised
     assert support.stood_aside == ()
-    breaks = (1, 102) <= litellm_mend.major_minor(support.version) <= (1, 110)
+    breaks = (1, 102) <= _litellm.major_minor(support.version) <= (1, 110)
     assert ("cache hits without fastapi" in support.mended) == (breaks and not _has_fastapi())
     assert "embeddings that are cached in part" in support.mended
     assert [record for record in caplog.records if record.name.startswith("bulkllm")] == []

@@ -12,7 +12,7 @@ import pytest
 
 import bulkllm
 from bulkllm import _litellm
-from bulkllm.caching import litellm_mend, litellm_patch
+from bulkllm.caching import litellm_patch
 from bulkllm.testing import FakeProvider
 
 MODEL = "openai/gpt-4.1-mini"
@@ -89,7 +89,7 @@ def is_free(hit: bulkllm.UsageRecord, paid: bulkllm.UsageRecord) -> None:
     assert (paid.cached, paid.attempts) == (False, 1)
     assert paid.cost
     if hit.estimated:  # older versions do not tell with a stream out of the cache what it had used
-        assert litellm_mend.major_minor(_litellm.version()) < (1, 97)
+        assert _litellm.major_minor(_litellm.version()) < (1, 97)
         assert hit.saved is None
         return
     assert hit.saved == pytest.approx(paid.cost)
@@ -199,7 +199,7 @@ def test_whoever_undoes_it_is_obeyed_until_he_asks_for_it(provider: FakeProvider
 
 
 def _breaks_hits() -> bool:
-    return (1, 102) <= litellm_mend.major_minor(_litellm.version()) <= (1, 110)
+    return (1, 102) <= _litellm.major_minor(_litellm.version()) <= (1, 110)
 
 
 @pytest.mark.usefixtures("own_cache")

@@ -12,7 +12,7 @@ import pytest
 
 import bulkllm
 from bulkllm import _litellm
-from bulkllm.caching import litellm_mend, litellm_patch, litellm_resend
+from bulkllm.caching import litellm_patch, litellm_resend
 from bulkllm.calls import record_of_error
 from bulkllm.testing import FakeProvider, Fault
 
@@ -46,7 +46,7 @@ async def ask(caller: Any, what: str, server: FakeProvider, **options: Any) -> A
 
 
 def resends_after_a_cut() -> bool:
-    return litellm_mend.major_minor(_litellm.version()) < (1, 106)
+    return _litellm.major_minor(_litellm.version()) < (1, 106)
 
 
 @pytest.mark.parametrize("what", CALLS)
