@@ -54,13 +54,17 @@ def note_paid_usage(response: Any, usage: Any) -> None:
     response._hidden_params[_PAID_USAGE] = usage
 
 
-def as_paid(response: Any) -> Any:
+def as_paid(response: Any, *, hit: bool) -> Any:
     """The answer as it would be priced had LiteLLM's cache not been there: no marks, and the usage of what was paid.
 
     The same object where the cache had no part in it, or where nobody knows which part.
+
+    Args:
+        response: the answer.
+        hit: what :func:`was_litellm_cache_hit` says of it.
     """
     paid = paid_usage(response)
-    if paid is None and not was_litellm_cache_hit(response):
+    if paid is None and not hit:
         return response
     twin = response.model_copy()
     twin._hidden_params = {}

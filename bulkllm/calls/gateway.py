@@ -185,7 +185,8 @@ class LiteLLMLane:
     def answer(self, call: Call, response: Any) -> Answer:
         """Read a whole response. Never raises: the call is paid."""
         hidden = getattr(response, "_hidden_params", None)
-        paid = as_paid(response)
+        hit = was_litellm_cache_hit(response)
+        paid = as_paid(response, hit=hit)
         usage = _told(getattr(paid, "usage", None))
         cost, note = self._cost(call, paid, usage)
         return Answer(
@@ -194,7 +195,7 @@ class LiteLLMLane:
             cost_note=note,
             model=getattr(response, "model", None),
             endpoint=_endpoint(call, hidden),
-            from_cache=was_litellm_cache_hit(response),
+            from_cache=hit,
         )
 
     def streamed_answer(self, call: Call, fold: StreamFold, stream: Any) -> Answer:
@@ -221,7 +222,7 @@ class LiteLLMLane:
     def _whole(self, call: Call, fold: StreamFold) -> Any:
         """A response with what a stream told: the calculator reads nothing else."""
         if fold.whole is not None:
-            return as_paid(fold.whole)
+            return as_paid(fold.whole, hit=was_litellm_cache_hit(fold.whole))
         try:
             return self._loaded.types.utils.ModelResponse(model=fold.model or call.model, usage=fold.told)
         except Exception:  # the call is paid

@@ -27,16 +27,13 @@ def server() -> Iterator[FakeProvider]:
 
 
 @pytest.fixture
-def litellm() -> Iterator[Any]:
-    """LiteLLM; what a test hangs into its lists is taken out again."""
+def litellm(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """LiteLLM, with nobody listening yet; what a test hangs into its lists is taken out again."""
     litellm = _litellm.load()
-    names = [*unlogged._CALLBACKS, "service_callback"]
-    before = {name: list(getattr(litellm, name)) for name in names}
-    assert not any(before.values())
-    yield litellm
-    for name in names:
-        getattr(litellm, name)[:] = before[name]
-    litellm.utils.callback_list = []
+    for name in (*unlogged._CALLBACKS, "service_callback"):
+        monkeypatch.setattr(litellm, name, [])
+    monkeypatch.setattr(litellm.utils, "callback_list", [])
+    return litellm
 
 
 @pytest.fixture(autouse=True)
