@@ -1,13 +1,13 @@
 """What asking a row gives, and the sum of several asks for one row.
 
-What may live here: these two values. Who asks, and whom, is told in `structured`, `fallbacks` and `deployments`, each
+What may live here: these values. Who asks, and whom, is told in `structured`, `fallbacks` and `deployments`, each
 of which stands around a call and is a call itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from .._waits import RETRIES
@@ -35,10 +35,26 @@ Call: TypeAlias = Callable[[BulkRequest], Awaitable[tuple[Any, ...]]]
 """Asks a row; gives a pair of the response and its record, or a `Reply`."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowRecord(UsageRecord):
+    """The record of several calls made for one row."""
+
+    calls: int
+    """How many of them asked a provider: so many requests they are to a budget."""
+
+
+def calls_of(record: UsageRecord) -> int:
+    """How many calls a row's record tells of that asked a provider."""
+    return record.calls if isinstance(record, RowRecord) else int(record.attempts > 0)
+
+
 def secrets_in(call: Call) -> tuple[str, ...]:
     """Keys that a call has besides those of the rows that it asks, to be kept out of error texts."""
     found: tuple[str, ...] = getattr(call, "secrets", ())
     return found
+
+
+_FIELDS = tuple(entry.name for entry in fields(UsageRecord))
 
 
 def together(records: Sequence[UsageRecord | None]) -> UsageRecord | None:
@@ -54,8 +70,9 @@ def together(records: Sequence[UsageRecord | None]) -> UsageRecord | None:
     usage = known[0].usage
     for record in known[1:]:
         usage += record.usage
+    summed = RowRecord(**{name: getattr(last, name) for name in _FIELDS}, calls=sum(map(calls_of, known)))
     return replace(
-        last,
+        summed,
         usage=usage,
         cost=_sum(record.cost for record in paid or [last]),
         cost_note=next((record.cost_note for record in paid if record.cost is None), last.cost_note),
@@ -65,6 +82,7 @@ def together(records: Sequence[UsageRecord | None]) -> UsageRecord | None:
         waited=sum(record.waited for record in known),
         waits=_waits(known),
         attempts=sum(record.attempts for record in known),
+        refused=sum(record.refused for record in known),
         started_at=known[0].started_at,
         estimated=any(record.estimated for record in known),
         charge_unknown=any(record.charge_unknown for record in known),

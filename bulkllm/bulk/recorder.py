@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..accounting import UsageRecord
+from .asking import calls_of
 from .journal import Journal
 from .keytable import State
 from .lines import Head, encode, encode_columns, result_line
@@ -161,7 +162,7 @@ class Recorder:
     ) -> None:
         assert self._journal is not None  # noqa: S101 - both callers have looked
         cost = None if record is None else record.cost
-        told = {} if record is None else record.to_dict()
+        told = {} if record is None else _told(record)
         if self._journal.table.state[slot] != State.NEW:
             told |= _before(self._journal, slot)
         variant = getattr(item, "variant", None)
@@ -186,6 +187,13 @@ class Recorder:
             self._unwritten.append((slot, line, head))
             if self.trouble is None:
                 self.trouble = _trouble(self._journal.path, problem)
+
+
+def _told(record: UsageRecord) -> dict[str, Any]:
+    told = record.to_dict()
+    if (calls := calls_of(record)) > 1:
+        told["calls"] = calls
+    return told
 
 
 def _before(journal: Journal, slot: int) -> dict[str, Any]:

@@ -1,44 +1,24 @@
 """A row of a bulk run as a request: what is asked, who it is, what it carries along.
 
 What may live here: the value `BulkRequest`, and `Shaper`, which makes drafts of requests out of raw rows. Pure; no
-file is opened and nothing is sent. The shapes of a row that are understood:
-
-- text (in code only): a prompt;
-- a list of messages (in code only);
-- ``{"prompt": ..., "system": ...}``, ``{"messages": [...]}``, ``{"input": ...}`` (an embedding), each with
-  ``custom_id``, options and columns beside it;
-- OpenAI's Batch shape: ``{"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {...}}``.
-
-An option that is null counts as not given: the run's holds.
+file is opened and nothing is sent. How a row is read is told in `shapes`.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import ConfigError, RequestFileError
 from .endpoints import base_of, endpoint_in_environment, endpoint_of
 from .identity import fingerprint, key_of_body, key_of_id, tokens
-from .options import BASE_NAMES, CACHE_SAMPLE, LITELLM_FALLBACKS, ROW_OPTIONS, is_secret, likely_misspelt
-from .parts import OBJECT, checked_messages, custom_id_of, with_system, wrong_sample
-
-logger = logging.getLogger(__name__)
-
-Operation: TypeAlias = Literal["completion", "embedding", "responses"]
-
-URLS: dict[str, Operation] = {
-    "/chat/completions": "completion",
-    "/embeddings": "embedding",
-    "/responses": "responses",
-}
+from .options import BASE_NAMES, CACHE_SAMPLE, LITELLM_FALLBACKS, is_secret
+from .parts import with_system, wrong_sample
+from .shapes import Operation, Shapes
 
 _POOLED = ("api_key", *BASE_NAMES)
 """Options by which rows are put into pools."""
-
-_EXPECTED = 'expected {"prompt": "..."}, {"messages": [...]}, {"input": ...} or {"custom_id", "method", "url", "body"}'
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,13 +140,16 @@ class Shaper:
         for name in ("messages", "input"):
             if name in self._options:
                 raise ConfigError(f"{name}= is what the rows are for; give it in each row")
+        for name in _POOLED:
+            if not isinstance(self._options.get(name, ""), str):  # never shown: it may hold a key
+                raise ConfigError(f"{name}= must be text, not {type(self._options[name]).__name__}")
         if model is not None and (not isinstance(model, str) or not model):
             raise ConfigError(f"model= must be one model's name, not {model!r}")
         self._model = model
         self._endpoint = endpoint
         self._system = system
         self._run_system = run_system
-        self._template = template
+        self._shapes = Shapes(template)
         if problem := wrong_sample(self._options):
             raise ConfigError(f"a run's {problem}")
         try:
@@ -179,7 +162,6 @@ class Shaper:
             self._run_endpoint = endpoint_of(self._options)
         except ConfigError as error:
             raise ConfigError(f"an option of the run: {error}") from None
-        self._known_columns: set[str] = set()
         self._environment_bases: dict[str, str | None] = {}
 
     @property
@@ -199,19 +181,7 @@ class Shaper:
             RequestFileError: it is not a row, with what was expected; the place is for the caller to add.
             ConfigError: the base URL in the environment is none.
         """
-        if isinstance(raw, str):
-            raw = {"prompt": raw}
-        elif isinstance(raw, (list, tuple)):
-            raw = {"messages": list(raw)}
-        if not isinstance(raw, OBJECT):
-            raise RequestFileError(f"a row cannot be a {type(raw).__name__}; {_EXPECTED}")
-        body = raw.get("body")
-        if isinstance(body, OBJECT) and ("url" in raw or "method" in raw or "messages" in body or "input" in body):
-            operation, own, carried = self._batch_row(raw, body)
-            system = None
-        else:
-            operation, own, carried = self._plain_row(raw)
-            system = own.pop("system", None)
+        custom_id, operation, own, carried, system = self._shapes.read(raw)
         if own.pop("stream", None):
             raise RequestFileError('a row cannot stream: its answer is collected whole; remove "stream"')
         own.pop("stream_options", None)
@@ -228,7 +198,7 @@ class Shaper:
             raise RequestFileError('no model: give the run one, or the row a "model"')
         if not isinstance(model, str):
             raise RequestFileError(f'"model" must be text, not {type(model).__name__}')
-        draft = Draft(custom_id_of(raw), operation, own, carried, model, None)
+        draft = Draft(custom_id, operation, own, carried, model, None)
         prompt = self._system
         if own.get("model") and self._meaning is not None:
             prompt = self._named(draft, self._meaning, system)
@@ -309,89 +279,6 @@ class Shaper:
             draft.carried,
             variant,
         )
-
-    def _plain_row(self, raw: Mapping[Any, Any]) -> tuple[Operation, dict[str, Any], dict[str, Any]]:
-        own: dict[str, Any] = {}
-        carried: dict[str, Any] = {}
-        prompt = messages = system = data = None
-        for name, value in raw.items():
-            if name in ROW_OPTIONS:
-                if value is not None:
-                    own[name] = value
-            elif name == "messages":
-                messages = value
-            elif name == "custom_id":
-                pass
-            elif self._template is None and name == "prompt":
-                prompt = value
-            elif self._template is None and name == "input":
-                data = value
-            elif name == "system":
-                system = value
-            else:
-                self._carry(carried, name, value)
-        if messages is None and self._template is not None:
-            prompt = self._template(raw)
-        given = [name for name, v in (("prompt", prompt), ("messages", messages), ("input", data)) if v is not None]
-        if len(given) != 1:
-            what = " and ".join(given) + " exclude each other" if given else "nothing to ask"
-            raise RequestFileError(f"{what}; {_EXPECTED}")
-        if data is not None:
-            own["input"] = data
-            return "embedding", own, carried
-        if prompt is not None:
-            if not isinstance(prompt, str):
-                raise RequestFileError(f'"prompt" must be text, not {type(prompt).__name__}')
-            messages = [{"role": "user", "content": prompt}]
-        own["messages"] = checked_messages(messages)
-        if system is not None:
-            own["system"] = system
-        return "completion", own, carried
-
-    def _batch_row(
-        self, raw: Mapping[Any, Any], body: Mapping[str, Any]
-    ) -> tuple[Operation, dict[str, Any], dict[str, Any]]:
-        method = raw.get("method", "POST")
-        if method != "POST":
-            raise RequestFileError(f'"method" must be "POST", not {method!r}')
-        own = {name: value for name, value in body.items() if value is not None}
-        operation: Operation | None = "completion" if "messages" in own else "embedding"
-        if "url" in raw:
-            path = str(raw["url"]).partition("?")[0].rstrip("/")
-            operation = next((kind for end, kind in URLS.items() if path.endswith(end)), None)
-        if operation is None:
-            known = ", ".join("/v1" + end for end in URLS)
-            raise RequestFileError(f'"url" {raw["url"]!r} is none of those that can be asked: {known}')
-        wanted = "messages" if operation == "completion" else "input"
-        if wanted not in own:
-            # LiteLLM asks for the input of a stored prompt, too.
-            beside = ' beside its "prompt", which is a stored template' if "prompt" in own else ""
-            raise RequestFileError(f'the "body" of a request to {raw.get("url", operation)} needs "{wanted}"{beside}')
-        if operation == "completion":
-            own["messages"] = checked_messages(own["messages"])
-        carried: dict[str, Any] = {}
-        for name, value in raw.items():
-            if name not in ("custom_id", "method", "url", "body"):
-                self._carry(carried, name, value)
-        return operation, own, carried
-
-    def _carry(self, carried: dict[str, Any], name: object, value: object) -> None:
-        if not isinstance(name, str):
-            raise RequestFileError(f"column names must be text, not {type(name).__name__} ({name!r})")
-        if name not in self._known_columns:
-            self._known_columns.add(name)
-            if is_secret(name) and name != "token":
-                logger.warning("column %r looks like a key or a header: it is not carried to the results", name)
-            elif name == "sample":
-                logger.warning(
-                    "column 'sample' is carried to the results; if it is to keep several answers apart in the cache, "
-                    "call it %r",
-                    CACHE_SAMPLE,
-                )
-            elif meant := likely_misspelt(name):
-                logger.warning("column %r is carried to the results; if the option %r was meant, mend it", name, meant)
-        if name == "token" or not is_secret(name):
-            carried[name] = value
 
     def _endpoint_of(self, draft: Draft) -> str | None:
         base, model = base_of(draft.own), draft.model

@@ -47,7 +47,7 @@ def spent_on(line: bytes) -> Amount:
     own = Amount(
         (about.get("cost") or 0.0) + (about.get("uncertain_cost") or 0.0),
         0.0 if about.get("cached") else float(usage.get("input_tokens", 0) + usage.get("output_tokens", 0)),
-        1.0 if about.get("attempts") else 0.0,
+        float(about.get("calls") or bool(about.get("attempts"))),
     )
     before = about.get("before")
     return own if before is None else _sum(own, Amount(before["cost"], before["tokens"], before["requests"]))

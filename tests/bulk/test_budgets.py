@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +301,41 @@ def test_what_was_paid_before_the_budget_was_used_up_is_written_down(tmp_path: P
         again = run(rows(1), budget=budget, client=house(), **given)
         assert (again.ok, again.skipped) == (1, 0)
         assert budget.spent.cost == pytest.approx(charged(server))
+
+
+def test_each_ask_for_a_row_counts_when_the_run_goes_on(tmp_path: Path) -> None:
+    """An answer that will not do is asked for once more; the budget of a rerun knows of both."""
+    out = tmp_path / "out.jsonl"
+    verdicts = cycle([False, True])
+
+    with FakeProvider(reply_tokens=(5, 5)) as server:
+        given = options(server, out)
+        spent = Budget(max_requests=1000)
+        first = run(rows(3), budget=spent, client=house(), validate=lambda _: next(verdicts), max_in_flight=1, **given)
+        assert (first.ok, server.report().requests, spent.spent.requests) == (3, 6, 6)
+        again = Budget(max_requests=1000)
+        run(rows(3), budget=again, client=house(), **given)
+        assert server.report().requests == 6
+        assert again.spent.requests == 6
+        last = run(rows(4), budget=Budget(max_requests=6), client=house(), **given)
+        assert (last.undone, server.report().requests) == (1, 6)
+        about = json.loads(out.read_text().splitlines()[0])["bulkllm"]
+        assert about["calls"] == 2
+
+
+def test_so_does_what_a_row_asked_of_another_model_first(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with FakeProvider(reply_tokens=(5, 5), faults=[Fault("status", status=500, model="a")]) as server:
+        given = options(server, out) | {"model": "openai/a", "fallbacks": [MODEL]}
+        spent = Budget(max_requests=1000)
+        first = run(rows(2), budget=spent, client=house(), **given)
+        assert (first.ok, spent.spent.requests) == (2, 4)
+        again = Budget(max_requests=1000)
+        run(rows(2), budget=again, client=house(), **given)
+        assert again.spent.requests == 4
+    (row, _) = first
+    assert row.record is not None
+    assert row.record.attempts == 3
 
 
 def test_calls_of_ones_own_cannot_be_held_to_a_budget(tmp_path: Path) -> None:

@@ -148,6 +148,13 @@ def test_a_key_or_an_address_of_the_wrong_kind_is_told_and_not_shown(
     assert all(problem in one and SECRET not in one for one in told)
 
 
+@pytest.mark.parametrize("options", [{"api_key": [SECRET]}, {"api_key": {"key": SECRET}}, {"base_url": [SECRET]}])
+def test_a_key_of_the_runs_that_is_no_text_is_told_and_not_shown(calls: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"^{next(iter(options))}= must be text, not (list|dict)$"):
+        bulk(["a"], calls, **options)
+    assert calls.asked == 0
+
+
 def test_an_address_of_the_runs_that_is_no_url_is_told(calls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong: list[dict[str, Any]] = [{"api_base": NO_URL}, {"base_url": NO_URL}]
     for options in wrong:
