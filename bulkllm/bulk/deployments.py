@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from .. import models
 from ..accounting import UsageRecord
 from ..calls import record_of_error
 from ..calls.quota import quota_of
@@ -75,13 +76,14 @@ class Deployments:
     """A call that asks whichever place can answer soonest, and another one if that fails.
 
     Args:
-        model: rows that are asked of this model may go to any place; all others go through ``other``.
+        model: rows that are asked of this model, by this name or its provider's with it, may go to any place; others go
+            through ``other``.
         among: the places.
         other: asks rows of other models.
     """
 
     def __init__(self, model: str, among: Sequence[Place], other: Call) -> None:
-        self._model = model
+        self._names = {model, models.registry().canonical(model)}
         self._places = tuple(among)
         self._other = other
         self._estimator = TokenEstimator()
@@ -100,7 +102,7 @@ class Deployments:
 
     async def __call__(self, request: BulkRequest) -> tuple[Any, ...]:
         """Ask a row."""
-        if request.model != self._model:
+        if request.model not in self._names and models.registry().canonical(request.model) not in self._names:
             return await self._other(request)
         open_ = [place for place in self._places if place.breaker.stopped is None] or list(self._places)
         left, untried = list(open_), len(open_) < len(self._places)

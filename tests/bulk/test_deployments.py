@@ -86,6 +86,17 @@ def test_rows_of_other_models_do_not_go_there() -> None:
     assert result.ok == 2
 
 
+@pytest.mark.parametrize("names", [("openai/gpt-4.1-mini", "gpt-4.1-mini"), ("gpt-4.1-mini", "openai/gpt-4.1-mini")])
+def test_the_model_may_be_named_with_its_provider_or_without(names: tuple[str, str]) -> None:
+    with FakeProvider() as server:
+        place = {"api_base": server.openai_base, "api_key": "sk-x"}
+        own, runs = names
+        rows = [{"prompt": "x", "model": own}, {"prompt": "y"}]
+        client = Client(retry=RetryPolicy(max_attempts=1))
+        result = run(rows, model=runs, deployments=[place], client=client, progress=False)
+        assert (result.ok, server.report().requests) == (2, 2)
+
+
 @pytest.mark.parametrize("deployments", [[], "x", {"api_base": "x"}, ["x"], [{"rpm": -1}]])
 def test_places_that_make_no_sense_are_refused(deployments: Any) -> None:
     with pytest.raises(ConfigError):
