@@ -6,15 +6,20 @@ posts it and goes: posting appends to a deque, which is atomic, and *tries* the 
 looks into the deque again after letting go, so that no news is left lying. Nobody who posts ever waits.
 
 Whoever needs an answer (a reservation, a total) takes the lock with ``with mailbox:`` and finds all news applied.
+
+A forked child has locks of its own, for the parent's may have been held by a thread that stayed there, and so did the
+news that nobody had taken in yet.
 """
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 News = TypeVar("News")
 
@@ -27,10 +32,14 @@ class Mailbox(Generic[News]):
             holds it, and must neither block nor raise.
     """
 
-    __slots__ = ("_apply", "_lock", "_news")
+    __slots__ = ("__weakref__", "_apply", "_lock", "_news")
 
     def __init__(self, apply: Callable[[News], None]) -> None:
         self._apply = apply
+        self._begin()
+        _mailboxes.add(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._news: deque[News] = deque()
 
@@ -64,3 +73,15 @@ class Mailbox(Generic[News]):
                 self._take_in()
             finally:
                 self._lock.release()
+
+
+_mailboxes: weakref.WeakSet[Mailbox[Any]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for mailbox in list(_mailboxes):
+        mailbox._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

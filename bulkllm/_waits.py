@@ -55,6 +55,10 @@ _MEANING: Final[Mapping[str, tuple[str, str]]] = {
         "a limit that the provider had closed (429)",
         "configure what your account really has, so that nothing is refused, or ask the provider for more",
     ),
+    "start": (
+        "the start, when few go at once until answers tell the limits",
+        "nothing is to be raised: it passes by itself, and weighs little in a longer run",
+    ),
     LIMITS: ("limits", "raise them if the provider allows more"),
     BUDGET: (
         "room in a budget",

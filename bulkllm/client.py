@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 from . import models
 from .accounting import Budget, Price, UsageTracker
 from .caching import Cache, chosen, clients_cache
-from .calls.arguments import asks_for_usage, from_config, prices_of, priority_of, retry_of, seconds_of, tags_of
+from .calls.arguments import from_config, leaves_usage_to_us, prices_of, priority_of, retry_of, seconds_of, tags_of
 from .calls.cached import cached_flow
 from .calls.call import DEFAULT_TIMEOUT, Call, Operation
 from .calls.counting import TokenCounter
@@ -23,7 +23,7 @@ from .calls.drive import Flow, adrive, drive
 from .calls.flow import call_flow
 from .calls.gateway import LiteLLMLane
 from .calls.keys import keys_of
-from .calls.lane import Lane
+from .calls.lane import Lane, Rates
 from .calls.observer import Observer
 from .calls.parts import Parts
 from .calls.retry import RetryPolicy
@@ -48,13 +48,13 @@ class Foreseen(NamedTuple):
 
     Attributes:
         call: whom it would go to, and under whose limits.
-        price: US dollars for a token of input and for one of output; None where nobody knows.
+        price: what an attempt is charged; None where nobody knows.
         cache: where its answer would be looked for and kept; None for nowhere.
         keys: under which keys.
     """
 
     call: Call
-    price: tuple[float, float] | None
+    price: Rates | None
     cache: Cache | None
     keys: list[str]
 
@@ -295,7 +295,7 @@ class Client:
             origin=origins.of(target.provider, options) if self.limiter.learns else None,
             options=options,
             stream=stream,
-            adds_usage_chunk=stream and operation == "completion" and not asks_for_usage(options),
+            adds_usage_chunk=stream and operation == "completion" and leaves_usage_to_us(target.provider, options),
             timeout=timeout,
             deadline=None if deadline is None else seconds_of("deadline", deadline),
             patience=self._patience,

@@ -9,6 +9,8 @@ not made. So calls in flight overshoot by no more than their own estimates were 
 from __future__ import annotations
 
 import math
+import os
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -24,6 +26,7 @@ Unpriced = Literal["error", "free"]
 
 _active: ContextVar[tuple[Budget, ...]] = ContextVar("bulkllm_active_budgets", default=())
 _serials = count()
+_budgets: weakref.WeakSet[Budget] = weakref.WeakSet()
 
 
 class Budget:
@@ -73,12 +76,13 @@ class Budget:
         self._most = Amount(*(math.inf if value is None else value for value in given.values()))
         self._spent = NOTHING
         self._held = NOTHING
-        self._under_way = 0
+        self._under_way: set[Entry] = set()
         self._queue: deque[Entry] = deque()
         self._woken: list[Entry] = []
         self._mailbox: Mailbox[tuple[Entry, Amount]] = Mailbox(self._settled)
         self._sources: dict[str, Amount] = {}
         self._serial = next(_serials)
+        _budgets.add(self)
 
     # -- what users see --------------------------------------------------------------------------------------
 
@@ -188,7 +192,7 @@ class Budget:
         """With the lock: take a finished call in, and see who may go now."""
         entry, used = news
         if entry.state == HELD:
-            self._under_way -= 1
+            self._under_way.discard(entry)
             left = (held - own for held, own in zip(self._held, entry.amount, strict=True))
             self._held = Amount(*left) if self._under_way else NOTHING  # or roundings would add up
         if entry.state in (HELD, ADDED):
@@ -212,7 +216,7 @@ class Budget:
 
     def _grant(self, entry: Entry) -> None:
         entry.state = HELD
-        self._under_way += 1
+        self._under_way.add(entry)
         self._held = Amount(*(held + own for held, own in zip(self._held, entry.amount, strict=True)))
 
     def _may_go(self, entry: Entry) -> bool:
@@ -225,6 +229,15 @@ class Budget:
             spent + other + own <= most * (1 + 1e-12)  # sums of cents in binary
             for spent, other, own, most in zip(self._spent, held, amount, self._most, strict=True)
         )
+
+    def _after_fork(self) -> None:
+        """In a child process: what is under way or waits is the parent's, and is never settled here."""
+        for entry in (*self._under_way, *self._queue):
+            entry.state = OVER
+        self._under_way = set()
+        self._queue = deque()
+        self._woken = []
+        self._held = NOTHING
 
     def _taken(self) -> tuple[float, ...]:
         return tuple(spent + held for spent, held in zip(self._spent, self._held, strict=True))
@@ -270,3 +283,12 @@ def active_budgets() -> tuple[Budget, ...]:
 def in_order(*budgets: Budget) -> tuple[Budget, ...]:
     """Each once, and in the order in which all callers hold them: or two could wait for each other for ever."""
     return tuple(sorted(dict.fromkeys(budgets), key=lambda budget: budget._serial))
+
+
+def _after_fork_in_child() -> None:
+    for budget in list(_budgets):
+        budget._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -76,6 +76,8 @@ class UsageRecord:
     """An attempt was sent and then timed out, broke off or was given up: whether it is charged is not known."""
     uncertain_cost: float | None = 0.0
     """What such attempts were expected to cost: it may be charged besides ``cost``. None = not known."""
+    uncertain_tokens: int = 0
+    """Input and output tokens that such attempts were expected to take: they may be charged besides ``usage``."""
 
     def __post_init__(self) -> None:
         if self.endpoint is not None:
@@ -227,6 +229,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "estimated": (bool,),
     "charge_unknown": (bool,),
     "uncertain_cost": _MAYBE_NUMBER,
+    "uncertain_tokens": (int,),
 }
 
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sqlite3
+import sys
 import threading
 import time
 import weakref
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 _BATCH: Final = 1000  # records written at once at most
 _PATIENCE: Final = 1.0  # seconds before what could not be written is tried again
+_LAST: Final = -1000  # multiprocessing's own finalisers lie between -5 and 100
 _SQLITE: Final = b"SQLite format 3\0"
 _SUFFIXES: Final = (".sqlite", ".sqlite3", ".db")
 
@@ -206,7 +208,7 @@ _COLUMNS: Final = (
     "started_at", "operation", "model", "requested_model", "response_model", "provider", "endpoint", "outcome",
     "cached", "attempts", "refused", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens",
     "reasoning_tokens", "cost", "cost_note", "saved", "uncertain_cost", "latency", "time_to_first_token", "waited",
-    "estimated", "charge_unknown",
+    "estimated", "charge_unknown", "uncertain_tokens",
 )  # fmt: skip
 _JSON_COLUMNS: Final = ("usage", "tags", "waits")
 
@@ -312,10 +314,11 @@ def _read_sqlite(path: str | os.PathLike[str]) -> Iterator[UsageRecord]:
                 told[name] = json.loads(told[name] or "{}")  # nothing in rows from before there was such a column
             for name in told.keys() & _FLAGS:
                 told[name] = bool(told[name])
+            told["uncertain_tokens"] = told.get("uncertain_tokens") or 0  # likewise
             yield UsageRecord.from_dict(told)
 
 
-_TOKENS: Final = frozenset(name for name in _COLUMNS if name.endswith("_tokens"))
+_TOKENS: Final = frozenset(name for name in _COLUMNS if name.endswith("_tokens")) - {"uncertain_tokens"}
 _FLAGS: Final = frozenset(("cached", "estimated", "charge_unknown"))
 
 _open_sinks: weakref.WeakSet[_Writer] = weakref.WeakSet()
@@ -329,12 +332,40 @@ def _close_all() -> None:
             _log.error("%s", error)
 
 
+def _flush_all() -> None:
+    for sink in list(_open_sinks):
+        try:
+            sink.flush()
+        except OSError as error:
+            _log.error("%s", error)
+
+
 def _after_fork() -> None:
     """A child has the sinks and not their threads; what was waiting is the parent's to write."""
     for sink in list(_open_sinks):
         sink._start()
+    _tell_multiprocessing()
 
 
+def _tell_multiprocessing() -> None:
+    """Have multiprocessing, where the program uses it, flush the sinks as a child ends: some children skip atexit."""
+    global _told  # noqa: PLW0603 - children inherit what multiprocessing was told
+    util = sys.modules.get("multiprocessing.util")
+    if util is None or _told:
+        return
+    _told = True
+    util.register_after_fork(_flush_all, _flush_at_the_end)
+    if sys.modules["multiprocessing.process"].parent_process() is not None:  # it is in such a child already
+        _flush_at_the_end(_flush_all)
+
+
+def _flush_at_the_end(flush: Callable[[], None]) -> None:
+    """In a child of multiprocessing: flush when everything else of its has ended."""
+    sys.modules["multiprocessing.util"].Finalize(None, flush, exitpriority=_LAST)
+
+
+_told = False
+_tell_multiprocessing()
 atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -31,6 +31,7 @@ _CALLS = (
     "contradictory",
     "attempts",
     "refused",
+    "uncertain_tokens",
 )
 _MONEY_AND_TIME = ("_cost", "_saved", "_uncertain_cost", "_waited")
 _SKETCHES = ("latency", "time_to_first_token", "input_per_call", "output_per_call", "cost_per_call")
@@ -63,6 +64,7 @@ class Totals:
         contradictory: calls for which the provider's numbers contradict each other.
         attempts: requests sent to providers.
         refused: those among them that were turned away for a limit or for money.
+        uncertain_tokens: tokens that may be charged besides, for attempts of which nobody knows: an estimate.
         latency: seconds of the last attempt, over calls that were sent.
         time_to_first_token: seconds to the first chunk, over streams that were sent.
         input_per_call: input tokens, over calls that were sent and used any tokens.
@@ -84,6 +86,7 @@ class Totals:
     contradictory: int
     attempts: int
     refused: int
+    uncertain_tokens: int
     input_tokens: int
     output_tokens: int
     cache_read_tokens: int
@@ -191,6 +194,7 @@ class Totals:
             self.estimated += 1
         if record.charge_unknown:
             self.charge_unknown += 1
+            self.uncertain_tokens += record.uncertain_tokens
             if record.uncertain_cost:
                 self._uncertain_cost += int(record.uncertain_cost * EXACT)
         if usage.contradictory:
@@ -331,6 +335,7 @@ def sound(record: UsageRecord) -> UsageRecord:
             and (uncertain is None or 0.0 <= uncertain + 0.0 <= LARGEST)
             and record.attempts >= 0
             and record.refused >= 0
+            and 0 <= record.uncertain_tokens <= LARGEST
             and 0 <= usage.input_tokens <= LARGEST
             and 0 <= usage.output_tokens <= LARGEST
             and (not record.waits or _sound_waits(record.waits))
@@ -367,6 +372,7 @@ def _mended(record: UsageRecord) -> UsageRecord:
         attempts=whole(record.attempts),
         refused=whole(record.refused),
         uncertain_cost=amount(record.uncertain_cost),
+        uncertain_tokens=whole(record.uncertain_tokens),
         usage=replace(
             usage, input_tokens=whole(usage.input_tokens), output_tokens=whole(usage.output_tokens), contradictory=True
         ),

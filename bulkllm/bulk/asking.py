@@ -41,6 +41,8 @@ class RowRecord(UsageRecord):
 
     calls: int
     """How many of them asked a provider: so many requests they are to a budget."""
+    tokens: int
+    """Input and output of those that no cache answered: so many tokens they are to a budget."""
 
 
 def calls_of(record: UsageRecord) -> int:
@@ -48,10 +50,24 @@ def calls_of(record: UsageRecord) -> int:
     return record.calls if isinstance(record, RowRecord) else int(record.attempts > 0)
 
 
+def tokens_of(record: UsageRecord) -> int:
+    """What the calls that a row's record tells of have used, but for those that a cache answered."""
+    if isinstance(record, RowRecord):
+        return record.tokens
+    return 0 if record.cached else record.total_tokens
+
+
 def secrets_in(call: Call) -> tuple[str, ...]:
     """Keys that a call has besides those of the rows that it asks, to be kept out of error texts."""
     found: tuple[str, ...] = getattr(call, "secrets", ())
     return found
+
+
+async def forget_answer(call: Call, request: BulkRequest) -> None:
+    """Have the cache of a call, if it has one, forget its answer to a request: it will not do."""
+    forget = getattr(call, "forget_answer", None)
+    if forget is not None:
+        await forget(request)
 
 
 _FIELDS = tuple(entry.name for entry in fields(UsageRecord))
@@ -70,7 +86,11 @@ def together(records: Sequence[UsageRecord | None]) -> UsageRecord | None:
     usage = known[0].usage
     for record in known[1:]:
         usage += record.usage
-    summed = RowRecord(**{name: getattr(last, name) for name in _FIELDS}, calls=sum(map(calls_of, known)))
+    summed = RowRecord(
+        **{name: getattr(last, name) for name in _FIELDS},
+        calls=sum(map(calls_of, known)),
+        tokens=sum(map(tokens_of, known)),
+    )
     return replace(
         summed,
         usage=usage,
@@ -78,6 +98,7 @@ def together(records: Sequence[UsageRecord | None]) -> UsageRecord | None:
         cost_note=next((record.cost_note for record in paid if record.cost is None), last.cost_note),
         saved=None if last.saved is None else _sum(record.saved or 0.0 for record in known),
         uncertain_cost=_sum(record.uncertain_cost for record in known),
+        uncertain_tokens=sum(record.uncertain_tokens for record in known),
         cached=all(record.cached for record in known),
         waited=sum(record.waited for record in known),
         waits=_waits(known),

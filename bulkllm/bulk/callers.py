@@ -5,6 +5,7 @@ What may live here: making it out of the run's keywords, and telling keywords th
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NoReturn
@@ -12,7 +13,7 @@ from typing import Any, Final, NoReturn
 from ..accounting import Budget, UsageRecord
 from ..calls import record_of
 from ..client import Client, default_client
-from ..errors import ConfigError
+from ..errors import CacheError, ConfigError
 from .asking import Call
 from .deployments import Deployments, places
 from .fallbacks import Fallbacks, alternatives
@@ -50,6 +51,13 @@ class ClientCall:
         """Ask a row."""
         response = await self._ways[request.operation](**request.body)
         return response, record_of(response)
+
+    async def forget_answer(self, request: BulkRequest) -> None:
+        """Have the client's cache forget the answer to a row."""
+        foreseen = self.client.foresee(request.operation, **request.body)
+        if foreseen.cache is not None:
+            with contextlib.suppress(CacheError):  # it was closed meanwhile
+                await foreseen.cache.aforget(foreseen.keys)
 
 
 def caller(call: Call | None, client: Client | None, options: dict[str, Any], budget: Budget | None) -> Call:

@@ -22,7 +22,7 @@ from ..limits.estimate import TokenEstimator
 from ..limits.pool import DIMENSIONS, Amounts
 from ..limits.reservation import amounts_of
 from ..limits.spec import REQUESTS
-from .asking import Call, Reply, charge, secrets_in, together
+from .asking import Call, Reply, charge, forget_answer, secrets_in, together
 from .fallbacks import PLACE, provider_of
 from .options import is_another_s_secret
 from .places import Deployment
@@ -93,16 +93,27 @@ class Deployments:
         """Keys of the places."""
         return tuple(key for place in self._places for key in secrets_of(place.options)) + secrets_in(self._other)
 
+    async def forget_answer(self, request: BulkRequest) -> None:
+        """Have the cache forget the answer to a row, whichever place has given it."""
+        if self._is_elsewhere(request):
+            await forget_answer(self._other, request)
+            return
+        for place in self._places:
+            await forget_answer(place.call, _at(place, request))
+
+    def _is_elsewhere(self, request: BulkRequest) -> bool:
+        return request.model not in self._names and models.registry().canonical(request.model) not in self._names
+
     def _soonest(self, left: Sequence[Place], request: BulkRequest) -> Place:
         if len(left) == 1:
             return left[0]
-        guess = self._estimator.estimate(request.model, request.body)
+        guess = self._estimator.estimate(request.operation, request.model, request.body)
         amounts = amounts_of(guess.input_tokens, guess.output_tokens)
         return min(left, key=lambda place: soonest(place.client.limiter.status(), place.active, amounts))
 
     async def __call__(self, request: BulkRequest) -> tuple[Any, ...]:
         """Ask a row."""
-        if request.model not in self._names and models.registry().canonical(request.model) not in self._names:
+        if self._is_elsewhere(request):
             return await self._other(request)
         open_ = [place for place in self._places if place.breaker.stopped is None] or list(self._places)
         left, untried = list(open_), len(open_) < len(self._places)

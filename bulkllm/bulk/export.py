@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +42,7 @@ def export(
 
     Args:
         results: the results file of a run.
-        target: the file to be written; ``-`` is standard output (not for Parquet).
+        target: the file to be written; ``-`` is standard output (not for Parquet). It is UTF-8 in any case.
         format: ``csv``, ``parquet`` (needs polars) or ``jsonl``. In CSV and Parquet what is neither number nor text
             is JSON text, and so is a column whose values are of several kinds.
         ordered: in the order of the input, instead of that in which the rows were finished.
@@ -64,12 +66,17 @@ def export(
     if os.fspath(target) == STANDARD_OUTPUT:
         if format == "parquet":
             raise ConfigError("a Parquet file cannot be written to standard output; give a file")
-        return _write_text(rows, sys.stdout, format)
+        with _standard_output() as file:
+            return _write_text(rows, file, format)
     path = Path(target)
-    if path.exists() and (not overwrite or path.samefile(results)):
-        raise ConfigError(f"{path} exists already; give another file, or overwrite it with overwrite (--overwrite)")
-    spare = path.with_name(path.name + ".part")
+    if path.exists():
+        if path.samefile(results):
+            raise ConfigError(f"{path} is the results file that is being exported; give another file")
+        if not overwrite:
+            raise ConfigError(f"{path} exists already; give another file, or overwrite it with overwrite (--overwrite)")
+    spare: Path | None = None
     try:
+        spare = _spare(path)
         if format == "parquet":
             count = _write_parquet(rows, spare)
         else:
@@ -79,16 +86,46 @@ def export(
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
     finally:
-        with contextlib.suppress(OSError):
-            spare.unlink(missing_ok=True)
+        if spare is not None:
+            with contextlib.suppress(OSError):
+                spare.unlink(missing_ok=True)
     return count
+
+
+def _spare(path: Path) -> Path:
+    """A new, empty file beside another, with the permissions that this one has, or would have if it were made."""
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
+    os.close(fd)
+    spare = Path(name)
+    if not path.exists():
+        spare.unlink()
+        spare.touch(exist_ok=False)
+    else:
+        with contextlib.suppress(OSError):  # a file system without permissions
+            spare.chmod(stat.S_IMODE(path.stat().st_mode))
+    return spare
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[TextIO]:
+    """Standard output as a file of ours would be, whatever the locale; one that has no bytes beneath is as it is."""
+    beneath = getattr(sys.stdout, "buffer", None)
+    if beneath is None:
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    file = io.TextIOWrapper(beneath, encoding="utf-8", newline="")
+    try:
+        yield file
+    finally:
+        file.detach()
 
 
 def _write_text(rows: Rows, file: TextIO, format: Format) -> int:  # noqa: A002 - as above
     if format == "jsonl":
         return _write_lines((_without_empty_options(row) for row in rows()), file)
     kinds = columns_of(rows())
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(file, lineterminator="\r\n")  # and so both are quoted where they stand in a text
     writer.writerow(list(kinds))
     count = 0
     for count, row in enumerate(rows(), 1):  # noqa: B007 - the last one is the number of rows
@@ -102,7 +139,7 @@ def _write_lines(rows: Iterator[Mapping[str, Any]], file: TextIO) -> int:
         text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=str)
         try:
             file.write(text + "\n")
-        except UnicodeEncodeError:  # half a surrogate pair, or a terminal that knows less than Unicode
+        except UnicodeEncodeError:  # half a surrogate pair, or an output that knows less than Unicode
             file.write(json.dumps(row, separators=(",", ":"), default=str) + "\n")
     return count
 

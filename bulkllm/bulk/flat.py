@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal, TypeAlias
 
+from .lines import as_json, encode, native
 from .result import ResultRow
 
 Kind: TypeAlias = Literal["empty", "bool", "int", "float", "text", "json"]
@@ -25,6 +26,7 @@ OPTIONAL: Final = frozenset({"variant", "parsed", "embedding"})
 """Columns of ours that are there only where some row has them."""
 
 _OURS: Final = frozenset((*FIRST, *LAST))
+_PREFIX: Final = "column_"
 _TYPES: Final[Mapping[str, Kind]] = {
     "custom_id": "text", "index": "int", "variant": "text", "text": "text", "error": "text", "error_message": "text",
     "status": "int", "model": "text", "response_model": "text", "input_tokens": "int", "output_tokens": "int",
@@ -37,11 +39,12 @@ _INT64: Final = 1 << 63
 def flat(row: ResultRow) -> dict[str, Any]:
     """A result as one flat row: what the row carried along, its answer or its error, tokens, cost and times.
 
-    A column of the input that has the name of one of ours is called ``column_<name>``.
+    A column of the input that has the name of one of ours is called ``column_<name>``, and one that is called so
+    already gets the prefix once more: whatever other columns there are, no two take each other's place.
     """
     found: dict[str, Any] = {"custom_id": row.custom_id, "index": row.index, "variant": row.variant}
     for name, value in row.columns.items():
-        found[f"column_{name}" if name in _OURS else name] = value
+        found[_called(name)] = native(value)
     error, record = row.error, row.record
     found["text"] = row.text
     found["parsed"] = row.parsed_json
@@ -52,6 +55,13 @@ def flat(row: ResultRow) -> dict[str, Any]:
     for name in LAST[6:]:
         found[name] = None if record is None else getattr(record, name)
     return found
+
+
+def _called(name: str) -> str:
+    bare = name
+    while bare.startswith(_PREFIX):
+        bare = bare.removeprefix(_PREFIX)
+    return _PREFIX + name if bare in _OURS else name if name.isascii() else sound(name)
 
 
 class Columns:
@@ -99,13 +109,20 @@ def cells(row: Mapping[str, Any], kinds: Mapping[str, Kind]) -> Iterator[Any]:
         if value is None:
             yield None
         elif kind == "json":
-            yield sound(json.dumps(value, ensure_ascii=False, default=str))
+            yield sound(_json(value))
         elif kind == "text":
             yield sound(value)
         elif kind == "float":
             yield float(value)
         else:
             yield value
+
+
+def _json(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=as_json)
+    except Exception:  # noqa: BLE001 - the value is the user's, and so is what its text raises
+        return encode(value).decode()
 
 
 def sound(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .keytable import KEY_BYTES
-from .options import can_change_an_answer
+from .options import what_counts
 
 _ROLE_AND_CONTENT = 2
 _LONG = 128  # characters of JSON beyond which a value stands in the fingerprint as its hash
@@ -74,7 +74,8 @@ def _plain_messages(value: object) -> str | None:
 
 def tokens(options: Mapping[str, Any]) -> dict[str, str]:
     """The tokens of those options that can change an answer; the endpoint and secrets are not among them."""
-    return {name: token(value) for name, value in options.items() if value is not None and can_change_an_answer(name)}
+    counting = ((name, what_counts(name, value)) for name, value in options.items())
+    return {name: token(value) for name, value in counting if value is not None}
 
 
 def key_of_id(custom_id: str) -> bytes:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import heapq
 import logging
+from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import RequestFileError
@@ -16,7 +19,7 @@ from .changes import Changes
 from .identity import key_of_bad, key_of_id, key_of_line, key_of_variant, nth_key
 from .journal import Journal
 from .keytable import KeyTable, State
-from .lines import encode_columns, head_of, with_columns
+from .lines import encode, encode_columns, head_of, with_columns
 from .rawrow import CURE, RawRow
 from .request import Draft, Shaper
 from .sources import Indexed
@@ -62,7 +65,9 @@ class Intake:
         self._retry_failed = retry_failed
         self._skip_bad = skip_bad
         self._mending = True  # until the disk refuses
+        self._unnamed: array[int] | None = None  # by slot, how many of equal rows without a name have got one now
         self._changes = Changes(table.state.count(State.OK), len(self._shapers), allowed=redo_changed)
+        self._looked_at: Counter[int] = Counter()
         self.rows = 0
         self.total = 0
         self.ok = 0
@@ -76,7 +81,7 @@ class Intake:
 
         Raises:
             RequestFileError: it cannot be understood, or its ``custom_id`` was there before (unless bad rows may fail).
-            ConfigError: its columns cannot be written.
+            ConfigError: it is one changed row too many.
         """
         index = self.rows
         self.rows += 1
@@ -97,6 +102,7 @@ class Intake:
         """See whether a row by this name was finished for one model where several are asked now, or the reverse.
 
         The very same request goes on under its new key; if nothing is known of the row under any, then it has changed.
+        So has a row that was finished without a name, and has one now.
 
         Raises:
             ConfigError: it is one changed row too many.
@@ -113,7 +119,31 @@ class Intake:
             if slot >= 0 and table.state[slot] == State.OK and not table.count[slot]:
                 self._changes.met(number, changed=True)
                 return True
-        return False
+        return sum(self._was_unnamed(met) for met in to_ask) > 0
+
+    def _was_unnamed(self, met: Met) -> bool:
+        """Whether a row that has a name was finished without one, as it would be asked now.
+
+        Raises:
+            ConfigError: it is one changed row too many.
+        """
+        if met.draft is None or met.error is not None:
+            return False
+        table, shaper = self._table, self._shapers[met.model]
+        draft = replace(met.draft, custom_id=None)
+        key, print_ = shaper.identify(draft)
+        key = self._key_of(shaper, draft, key, print_)
+        first = table.find(key)
+        if self._unnamed is None:
+            self._unnamed = array("I", bytes(4 * len(table)))
+        if not 0 <= first < len(self._unnamed):
+            return False
+        slot = table.find(nth_key(key, self._unnamed[first]))
+        if slot < 0 or table.state[slot] != State.OK or table.count[slot] or table.fingerprint(slot) != print_:
+            return False
+        self._unnamed[first] += 1
+        self._changes.met_unnamed(met.model)
+        return True
 
     def _meet(
         self,
@@ -161,7 +191,7 @@ class Intake:
             raise error
         # Under a key of its own: the good row of this name may have a paid answer, and is to be had when it is mended.
         custom_id = name_of(data)
-        key = key_of_line(raw.text or repr(data).encode()) if custom_id is None else key_of_bad(custom_id)
+        key = key_of_line(raw.text or _shown(data)) if custom_id is None else key_of_bad(custom_id)
         return None, key, key, error
 
     def _key_of(self, shaper: Shaper, draft: Draft, plain: bytes, print_: bytes) -> bytes:
@@ -230,6 +260,34 @@ class Intake:
                 "finished rows of %s keep the columns that they had (%s): mend that, and the next run of the same will"
                 " bring them up to date", journal.path, error.strerror,
             )  # fmt: skip
+
+    def count_all_changes(self) -> None:
+        """Say how many finished rows have changed when all are met, and not at the first one too many."""
+        self._changes.counts_all = True
+
+    @property
+    def looks_changed(self) -> bool:
+        """Whether too many finished rows have changed, if none of those that were not met comes any more."""
+        return self._changes.looks_changed
+
+    def look(self, raw: RawRow) -> None:
+        """See whether a row is there that was finished, and is not to be asked or counted now."""
+        table = self._table
+        for number, shaper in enumerate(self._shapers):
+            try:
+                draft = shaper.draft(raw.data)
+                key, print_ = shaper.identify(draft)
+            except RequestFileError:
+                return
+            first = self._key_of(shaper, draft, key, print_)
+            slot = table.find(first)
+            if slot >= 0:
+                self._looked_at[slot] += 1
+                slot = table.find(nth_key(first, table.count[slot] + self._looked_at[slot] - 1))
+            if slot >= 0 and table.state[slot] == State.OK:
+                self._changes.met(number, changed=False)
+            if draft.own.get("model"):
+                return
 
     def all_met(self) -> None:
         """The whole input has been met.
@@ -304,6 +362,13 @@ class Intake:
         return RequestFileError(error.problem + CURE, path=self._path, line=line)
 
 
+def _shown(data: object) -> bytes:
+    try:
+        return repr(data).encode()
+    except Exception:  # noqa: BLE001 - the row is the user's, and so is what its text raises
+        return encode(data)
+
+
 def name_of(data: object) -> str | None:
     """The ``custom_id`` that a row which cannot be understood gives itself, if it is one."""
     custom_id = data.get("custom_id") if isinstance(data, Mapping) else None
@@ -326,10 +391,17 @@ def scan(source: Indexed, intake: Intake, *, limit: int | None, stop: Callable[[
     """
     pools: dict[PoolName, Waiting] = {}
     whole = True
+    intake.count_all_changes()
     for raw in source.scan():
-        if stop() or (limit is not None and intake.rows >= limit):
+        if stop():
             whole = False
             break
+        if limit is not None and intake.rows >= limit:
+            if not intake.looks_changed:
+                whole = False
+                break
+            intake.look(raw)
+            continue
         for met in intake.meet(raw):
             pools.setdefault(met.pool, Waiting()).append(met.slot, raw.place, raw.line, met.model)
     source.verify()  # a file that grew while it was read would look as if it ended there

@@ -22,7 +22,7 @@ from .engine import Emit, Engine
 from .intake import Intake, scan
 from .journal import Journal
 from .keytable import KeyTable
-from .progress import Progress, Silence, Speed, display_for
+from .progress import Progress, Silence, Speed, display_for, unobtrusive
 from .recorder import Recorder
 from .result import ResultRow, RunResult, in_order
 from .settings import Settings
@@ -94,7 +94,7 @@ class Job:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._interrupts = 0
         self._given_up = False
-        self._display = Silence() if settings.progress is False else display_for(settings.progress)
+        self._display = Silence() if settings.progress is False else unobtrusive(display_for(settings.progress))
 
     # -- interrupting ----------------------------------------------------------------------------------------
 
@@ -176,9 +176,11 @@ class Job:
     def _used(self) -> Amount:
         """What this run and the earlier ones into the same file have used."""
         total, before = self._usage.total, self._before
-        asked = total.requests - total.cached
+        sent = total.input_per_call.sum + total.output_per_call.sum  # without what a cache answered
         return Amount(
-            before.cost + total.cost + total.uncertain_cost, before.tokens + total.total_tokens, before.requests + asked
+            before.cost + total.cost + total.uncertain_cost,
+            before.tokens + sent + total.uncertain_tokens,
+            before.requests + total.latency.count,
         )
 
     def _unexplained(self, parts: _Parts, progress: Progress) -> str | None:

@@ -9,11 +9,13 @@ most. The latest line of a row counts; compaction removes the others by an atomi
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import math
 import os
 import shutil
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -95,7 +97,7 @@ class Journal:
             while written < len(line):
                 written += os.write(self._fd, line[written:])
         except OSError:
-            os.ftruncate(self._fd, begin)
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
             raise
         self._size = begin + len(line)
         self.lines += 1
@@ -110,14 +112,30 @@ class Journal:
             self._syncer.wake()
 
     def read(self, slot: int) -> bytes:
-        """The line of a row that has one."""
+        """The line of a row that has one.
+
+        Raises:
+            OSError: it cannot be read, or something else has taken it out of the file.
+        """
+        line = self._line_of(slot)
+        if line is None:
+            self._learn_anew()
+            line = self._line_of(slot)
+        if line is None:
+            raise OSError(errno.EIO, "a row's line is gone: something else has written to the file")
+        return line
+
+    def _line_of(self, slot: int) -> bytes | None:
+        """What stands where a row's line should be, if it is that."""
         if self._reader is None:
             self._reader = self.path.open("rb")
         self._reader.seek(self.table.place[slot])
-        return self._reader.readline()
+        line = self._reader.readline()
+        head = head_of(line)
+        return line if head is not None and head.key == self.table.key(slot) else None
 
     def compact(self, *, forget_bad: bool = False) -> None:
-        """Rewrite the file with the one line of each row that counts.
+        """Rewrite the file with the one line of each row that counts; what is no result is set aside.
 
         The new file takes the old one's name when it is whole and on the disk; a crash leaves one or the other.
 
@@ -129,12 +147,17 @@ class Journal:
         """
         slots, places = array("I"), array("Q")
         size = 0
+        others: list[bytes] = []
         try:
+            if self._is_written_to():
+                self._learn_anew()
             with self.path.open("rb") as old, self._spare.open("wb", buffering=1 << 20) as new:
-                begin = 0
-                for line in old:
-                    kept = self._kept(line, begin, forget_bad=forget_bad)
-                    begin += len(line)
+                for begin, line, head in _lines_of(old):
+                    if head is None:
+                        if not line.isspace():
+                            others.append(line)
+                        continue
+                    kept = self._kept(line, begin, head, forget_bad=forget_bad)
                     if kept is not None:
                         slots.append(kept[0])
                         places.append(size)
@@ -143,6 +166,8 @@ class Journal:
                 new.flush()
                 os.fsync(new.fileno())
             shutil.copymode(self.path, self._spare)
+            if others:
+                self._set_aside(others)
         except OSError:
             self._spare.unlink(missing_ok=True)
             raise
@@ -165,7 +190,7 @@ class Journal:
             if self._syncer is not None:
                 self._syncer.stop()
                 self._syncer = None
-            if self.superseded or self.moved or (forget_bad and self._bad):
+            if self.superseded or self.moved or (forget_bad and self._bad) or self._is_written_to():
                 try:
                     self.compact(forget_bad=forget_bad)
                 except OSError as error:
@@ -191,53 +216,85 @@ class Journal:
 
     def _load(self) -> None:
         """Read what the file knows, and put right what a crash left of it."""
-        damaged: list[tuple[int, int]] = []
-        begin = 0
-        unended = False
+        costs = array("d")
+        begin, number, damaged, torn, unended = 0, 1, 0, b"", False
         with self.path.open("rb", buffering=1 << 20) as file:
             start = file.read(1)
             file.seek(0)
             if start not in (b"", b"{", b"\0", b"\n"):
                 raise self._alien(1)
-            for number, line in enumerate(file, 1):
-                head = head_of(line) if line.endswith(b"\n") else head_of(line + b"\n")
+            for begin, line, head in _lines_of(file):
+                ended, torn, unended = line.endswith(b"\n"), b"", False
                 if head is not None:
-                    is_first = self._learn(head, begin)
-                    self.cost += (head.cost or 0.0) + (paid_before(line) if is_first else 0.0)
-                    unended = not line.endswith(b"\n")  # an editor took the line break away
-                elif line.isspace():
+                    slot = self._learn(head, begin)
+                    if slot == len(costs):
+                        costs.append(0.0)
+                    costs[slot] = (head.cost or 0.0) + paid_before(line)
+                    unended = not ended  # an editor took the line break away
+                elif ended and line.isspace():
                     self.superseded += 1
-                elif self._is_torn(line):
-                    damaged.append((begin, len(line)))
+                elif self._is_torn(line) or (not ended and begin + len(line) < self._size):
+                    damaged, torn = damaged + 1, line
                 else:
                     raise self._alien(number)
-                begin += len(line)
+                number += ended
+        self.cost = math.fsum(costs)
         if unended:
-            os.write(self._fd, b"\n")
-            self._size += 1
-        if damaged:
-            self._set_aside(damaged)
-        if self.superseded * _COMPACT_SHARE > self.lines:
+            self._end_line()
+        if torn:  # at the very end: cut off, while others go with a compaction
+            if not torn.isspace():
+                self._set_aside([torn])
+            os.ftruncate(self._fd, begin)
+            self._size, damaged = begin, damaged - 1
+        if damaged or self.superseded * _COMPACT_SHARE > self.lines:
             self.compact()
 
-    def _learn(self, head: Head, place: int) -> bool:
-        """Take a line in. Says whether it is the first one of its row."""
+    def _is_written_to(self) -> bool:
+        """Whether something else has written to the file meanwhile: then rows' lines are not where they were."""
+        return os.fstat(self._fd).st_size != self._size
+
+    def _learn_anew(self) -> None:
+        """Find the rows' lines again: something else has written to the file. The last line of each row counts."""
+        table = self.table
+        known = len(table)
+        table.state[:] = bytes(known)
+        self.lines = self.superseded = self._bad = self._size = 0
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        line = b""
+        with self.path.open("rb", buffering=1 << 20) as file:
+            for begin, line, head in _lines_of(file):
+                if head is None:
+                    self.superseded += 1
+                else:
+                    self._learn(head, begin, known=known)
+                self._size = begin + len(line)
+        if line and not line.endswith(b"\n"):
+            self._end_line()
+
+    def _learn(self, head: Head, place: int, *, known: int = 0) -> int:
+        """Take a line in; the slot of its row. What the first ``known`` rows are asked, and where they stand, stays."""
         table = self.table
         slot = table.find(head.key)
         self.lines += 1
-        is_first = slot < 0
-        if is_first:
+        if slot < 0:
             slot = table.add(head.key)
-        else:
+        elif table.state[slot] != State.NEW:
             self.superseded += 1
-        table.set_fingerprint(slot, head.fingerprint)
+        if slot >= known:
+            table.set_fingerprint(slot, head.fingerprint)
+            table.index[slot] = head.position
         table.state[slot] = head.state
         table.place[slot] = place
-        table.index[slot] = head.position
         table.crc[slot] = head.columns_crc
         if head.outcome == BAD_ROW:
             self._bad += 1
-        return is_first
+        return slot
+
+    def _end_line(self) -> None:
+        os.write(self._fd, b"\n")
+        self._size += 1
 
     def _is_torn(self, line: bytes) -> bool:
         """Whether a line that is no result may be what a crash left of one."""
@@ -250,33 +307,21 @@ class Journal:
             " give another output"
         )
 
-    def _set_aside(self, damaged: list[tuple[int, int]]) -> None:
-        """Keep damaged lines in a file beside this one; a torn end is cut off, others go with the next compaction."""
-        with self.path.open("rb") as file, self._aside.open("ab") as aside:
-            for begin, length in damaged:
-                file.seek(begin)
-                aside.write(file.read(length).rstrip(b"\n") + b"\n")
+    def _set_aside(self, lines: list[bytes]) -> None:
+        """Keep what is no result in a file beside this one."""
+        with self._aside.open("ab") as aside:
+            aside.writelines(line.rstrip(b"\n") + b"\n" for line in lines)
             aside.flush()
             os.fsync(aside.fileno())
         logger.warning(
-            "%d damaged line(s) of %s, left by a crash, were set aside in %s; their rows are done again",
-            len(damaged), self.path, self._aside,
+            "%d line(s) of %s that are no whole results, left by a crash or by another program that wrote there, were"
+            " set aside in %s; rows that have no other line are done again", len(lines), self.path, self._aside,
         )  # fmt: skip
-        begin, length = damaged[-1]
-        if begin + length == self._size:
-            os.ftruncate(self._fd, begin)
-            self._size = begin
-            damaged = damaged[:-1]
-        if damaged:
-            self.compact()
 
-    def _kept(self, line: bytes, begin: int, *, forget_bad: bool) -> tuple[int, bytes] | None:
-        head = head_of(line)
-        if head is None:
-            return None
+    def _kept(self, line: bytes, begin: int, head: Head, *, forget_bad: bool) -> tuple[int, bytes] | None:
         table = self.table
         slot = table.find(head.key)
-        if table.place[slot] != begin or table.state[slot] == State.NEW:
+        if slot < 0 or table.place[slot] != begin or table.state[slot] == State.NEW:
             return None
         if forget_bad and head.outcome == BAD_ROW and not table.count[slot]:
             return None
@@ -298,3 +343,31 @@ class Journal:
             self._syncer = None
         self._close_files()
         self._lock.release()
+
+
+def _lines_of(file: BinaryIO) -> Iterator[tuple[int, bytes, Head | None]]:
+    """The lines of a results file: where each begins, and what it says, or None if it is no result.
+
+    What something else has written before a result on its line stands apart.
+    """
+    begin = 0
+    for line in file:
+        head = head_of(line if line.endswith(b"\n") else line + b"\n")
+        at = 0
+        if head is None or not line.startswith(START) or line.find(START, 1) > 0:
+            at, head = _result_in(line, head)
+            if at:
+                yield begin, line[:at], None
+        yield begin + at, line[at:], head
+        begin += len(line)
+
+
+def _result_in(line: bytes, head: Head | None) -> tuple[int, Head | None]:
+    """Where in a line a whole result begins, and what it says; so far only the line's end has been looked at."""
+    at = 0
+    while head is None or not is_json(line[at:]):
+        at = line.find(START, at + 1)
+        if at < 0:
+            return 0, None
+        head = head_of(line[at:])
+    return at, head

@@ -15,6 +15,7 @@ another tool has written anew is parsed instead.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -39,8 +40,22 @@ _INDEX_START = b'"index":'
 # Legal within JSON strings, but some readers take them for the end of a line.
 _LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
 
-_fast = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=str).encode
-_safe = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), allow_nan=False, default=str).encode
+
+def native(value: Any) -> Any:
+    """A number or an array of numpy's as Python's own; all else as it is, and numpy's dates, whose text says more."""
+    if type(value).__module__.partition(".")[0] != "numpy" or not hasattr(value, "tolist"):
+        return value
+    return value if value.dtype.kind in "mM" else value.tolist()
+
+
+def as_json(value: object) -> object:
+    """JSON's stand-in for what JSON does not know."""
+    plain = native(value)
+    return str(value) if plain is value else plain
+
+
+_fast = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=as_json).encode
+_safe = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), allow_nan=False, default=as_json).encode
 
 
 class Head(NamedTuple):
@@ -55,23 +70,30 @@ class Head(NamedTuple):
     cost: float | None
 
 
-def encode(value: object) -> bytes:
-    """Compact JSON in UTF-8; what JSON or UTF-8 cannot hold is written as near to it as they allow."""
+def encode(value: object, lost: list[str] | None = None) -> bytes:
+    """Compact JSON in UTF-8; what JSON or UTF-8 cannot hold is written as near to it as they allow. Never raises.
+
+    Args:
+        value: anything.
+        lost: is given the types of what could not be written at all: their names stand in its place.
+    """
     if value is None:
         return b"null"
     try:
         return _fast(value).encode()
     except UnicodeEncodeError:
-        return _safe(value).encode()
-    except (ValueError, TypeError, RecursionError):
-        return _safe(_tame(value, 0)).encode()
+        with contextlib.suppress(Exception):
+            return _safe(value).encode()
+    except Exception:  # noqa: BLE001, S110 - the value is the user's, and so is what its text raises
+        pass
+    return _safe(_tame(value, 0, [] if lost is None else lost)).encode()
 
 
-def encode_columns(columns: Mapping[str, Any]) -> tuple[bytes, int]:
+def encode_columns(columns: Mapping[str, Any], lost: list[str] | None = None) -> tuple[bytes, int]:
     """A row's columns as JSON, and a checksum that tells whether they have changed; empty and 0 for none."""
     if not columns:
         return b"", 0
-    text = encode(columns)
+    text = encode(columns, lost)
     return text, zlib.crc32(text)
 
 
@@ -217,14 +239,36 @@ def _state(outcome: str, *, done: bool) -> State:
 _DEEPEST = 60
 
 
-def _tame(value: object, depth: int) -> object:
-    """The value with what JSON has no room for put as text (keys, deep nesting) or null (NaN, infinity)."""
+def _tame(value: Any, depth: int, lost: list[str]) -> object:
+    """The value with what JSON has no room for put as text (keys, deep nesting, odd things) or null (NaN, infinity)."""
     if depth > _DEEPEST:
         return "..."
-    if isinstance(value, Mapping):
-        return {str(name): _tame(item, depth + 1) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_tame(item, depth + 1) for item in value]
-    if isinstance(value, float) and value - value != 0:
-        return None
-    return value
+    try:
+        value = native(value)
+        if value is None or isinstance(value, bool | str):
+            return value
+        if isinstance(value, Mapping):
+            return {_text(name, lost): _tame(item, depth + 1, lost) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [_tame(item, depth + 1, lost) for item in value]
+        if isinstance(value, float):
+            return value if value - value == 0 else None
+        if isinstance(value, int):
+            int.__repr__(value)  # raises if it has more digits than Python writes
+            return value
+    except Exception:  # noqa: BLE001 - as above
+        return _name(value, lost)
+    return _text(value, lost)
+
+
+def _text(value: object, lost: list[str]) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - as above
+        return _name(value, lost)
+
+
+def _name(value: object, lost: list[str]) -> str:
+    name = type(value).__name__
+    lost.append(name)
+    return f"<{name}>"

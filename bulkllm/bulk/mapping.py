@@ -87,10 +87,17 @@ def _answer(row: ResultRow) -> Any:
         return row.error
     if row.parsed is not None:
         return row.parsed
-    if row.text is not None:
+    if row.text or (row.text is not None and not _calls_tool(row.body)):
         return row.text
     data = (row.body or {}).get("data")
     if isinstance(data, Sequence) and data and "embedding" in data[0]:
         vectors = [item["embedding"] for item in data]
         return vectors[0] if len(vectors) == 1 else vectors
     return row.response
+
+
+def _calls_tool(body: Any) -> bool:
+    try:
+        return bool(body["choices"][0]["message"]["tool_calls"])
+    except (KeyError, IndexError, TypeError):
+        return False

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
-from ..caching.names import changes_answer
+from ..caching.names import COUNTS_ALTHOUGH, HEADER_OPTIONS, changes_answer, headers_that_count
 
 ROW_OPTIONS = frozenset({
     # OpenAI's chat parameters, as LiteLLM takes them
@@ -92,9 +93,10 @@ def is_another_s_secret(name: str, provider: str | None) -> bool:
 def is_secret(name: str) -> bool:
     """Whether an option or a column of this name may hold a key or a header.
 
-    Such a value is used for the call, and never becomes part of a fingerprint, of a row's identity or of a result.
+    Such a value is used for the call, and never becomes part of a result; of a fingerprint or of a row's identity only
+    those headers do that `what_counts` leaves.
     """
-    return _SECRET.search(name) is not None
+    return _SECRET.search(name) is not None and name not in COUNTS_ALTHOUGH
 
 
 @lru_cache(maxsize=4096)
@@ -104,6 +106,13 @@ def can_change_an_answer(name: str) -> bool:
     A deny-list, the same as that of the cache: what is not known there counts.
     """
     return name not in BASE_NAMES and not is_secret(name) and changes_answer(name)
+
+
+def what_counts(name: str, value: Any) -> Any:
+    """What of an option belongs in the fingerprint, None for nothing: of headers, those that count for the cache."""
+    if name in HEADER_OPTIONS:
+        return (headers_that_count(value) or None) if isinstance(value, Mapping) else None
+    return value if can_change_an_answer(name) else None
 
 
 def likely_misspelt(column: str) -> str | None:

@@ -54,7 +54,7 @@ def plan(
         deployments: as for `run`.
         budget: as for `run`; then the plan tells for how many rows it lasts.
         client: whose limits, prices and cache hold; the default one unless given. ``limits`` and ``cache`` may be given
-            instead.
+            instead. A client has its cache and its store made when it is made itself.
         **options: the other keywords of `run`, and LiteLLM's, for every row.
 
     Raises:
@@ -67,23 +67,24 @@ def plan(
     own = {name: options.pop(name) for name in Settings.__dataclass_fields__ if name in options}
     settings = Settings(model=model, output=output, deployments=deployments, **own)
     client = client_of(client, options)
+    known = known_of(output)
     source = open_source(requests)
     if not isinstance(source, Indexed):
         raise ConfigError("planning would use these requests up, for they can be read only once; give a file or a list")
     deployed = None if deployments is None else deployed_model(settings, options)
-    known = known_of(output)
     intake = Reckoning(
         shapers_of(model, options, endpoint=settings.endpoint, system=settings.system, prompt=settings.prompt),
         known,
         source.path,
         client=client,
         deployed=deployed,
+        redo_changed=settings.redo_changed,
         retry_failed=settings.retry_failed,
         skip_bad=settings.skip_bad,
     )
     try:
         lines = scan(source, intake, limit=settings.limit, stop=lambda: False)
-        intake.look()
+        intake.look_up()
         if settings.sample is not None:
             intake.thin(settings.sample, lines)
     finally:
@@ -93,7 +94,12 @@ def plan(
         _Reckoned(rows, client, among if pool is not None and pool[0] == deployed else [])
         for pool, rows in intake.lines.items()
     ]
-    found = Plan(total=intake.total, done=intake.ok + intake.failed, changed=intake.changed)
+    found = Plan(
+        total=intake.total,
+        done=intake.ok + intake.failed,
+        changed=intake.changed,
+        wants_redo_changed=intake.wants_redo,
+    )
     for one in reckoned:
         one.tell(found, known.table.count)
     found.limited = any(one.limited for one in reckoned if one.counts[Fate.ASKED])
@@ -177,7 +183,7 @@ class _Reckoned:
     def _tell(self, plan: Plan, input_tokens: Range, output_tokens: Range) -> None:
         count = self.counts[Fate.ASKED]
         model = plan.models.get(self._rows.model)
-        cost = self._cost(input_tokens, output_tokens)
+        cost = self._cost(count, input_tokens, output_tokens)
         if model is None:
             model = plan.models[self._rows.model] = ModelPlan(self._rows.model, cost=NOTHING)
         model.rows += count
@@ -194,18 +200,18 @@ class _Reckoned:
     def _pay(self, fate: Fate, paid: float, taken: tuple[Range, Range]) -> None:
         """Count what a row has cost that need not be asked, or would."""
         if paid == AS_ANOTHER:
-            cost = self._cost(*taken)
+            cost = self._cost(1, *taken)
             paid = math.nan if cost is None else cost.likely
         so_far = self.paid[fate]
         self.paid[fate] = None if so_far is None or math.isnan(paid) else so_far + paid
 
-    def _cost(self, input_tokens: Range, output_tokens: Range) -> Range | None:
-        """US dollars; at several places by the mean of their prices."""
+    def _cost(self, rows: int, input_tokens: Range, output_tokens: Range) -> Range | None:
+        """US dollars of so many rows; at several places by the mean of their prices."""
         prices = [price for price in self._prices if price is not None]
         if len(prices) < len(self._prices):
             return None
-        given, taken = (sum(price[part] for price in prices) / len(prices) for part in (0, 1))
-        return input_tokens.times(given) + output_tokens.times(taken)
+        given, taken, asked = (sum(part) / len(prices) for part in zip(*prices, strict=True))
+        return input_tokens.times(given) + output_tokens.times(taken) + Range(*[rows * asked] * 3)
 
 
 def _door(call: Call, limits: Sequence[RateLimit], limiter: RateLimiter) -> Door:

@@ -90,6 +90,8 @@ class Plan:
         total: rows of the input; with several models, each row once for each.
         done: those that the results file has, and that are not asked again.
         changed: finished rows whose request is not the same any more: they would be asked again.
+        wants_redo_changed: whether so many finished rows have changed that a run refuses to ask them again unless it is
+            told to; those beside the sample count too.
         models: the rows to be asked, by model.
         seconds: until the last answer, under the limits that are known. Loading LiteLLM (two seconds) is not in it.
         limited: whether any limit is known for these models; if not, the time hangs on the provider alone.
@@ -102,6 +104,7 @@ class Plan:
     total: int = 0
     done: int = 0
     changed: int = 0
+    wants_redo_changed: bool = False
     models: dict[str, ModelPlan] = field(default_factory=dict)
     seconds: float = 0.0
     limited: bool = False
@@ -138,7 +141,8 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON has it."""
         return {
-            "total": self.total, "done": self.done, "changed": self.changed, "to_ask": self.to_ask,
+            "total": self.total, "done": self.done, "changed": self.changed,
+            "wants_redo_changed": self.wants_redo_changed, "to_ask": self.to_ask,
             "input_tokens": _told(self.input_tokens), "output_tokens": _told(self.output_tokens),
             "cost": _told(self.cost), "seconds": self.seconds, "limited": self.limited,
             "resume": _saved(self.resume), "cache": _saved(self.cache),
@@ -157,10 +161,10 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [f"rows      {self.total:,}: {self.to_ask:,} to be asked"]
-        if self.changed:
-            lines.append(
-                f"          {self.changed:,} of them were asked in another way before: a run wants --redo-changed"
-            )
+        if self.changed or self.wants_redo_changed:
+            which = f"{self.changed:,} of them" if self.changed else "finished rows"
+            wants = ": a run wants --redo-changed" if self.wants_redo_changed else ""
+            lines.append(f"          {which} were asked in another way before{wants}")
         lines += _worth(self.resume, "are done already", "a resume")
         lines += _worth(self.cache, "are in the cache, or ask the same as another", "the cache")
         if not self.to_ask:

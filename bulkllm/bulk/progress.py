@@ -6,15 +6,19 @@ stream that was given. rich is imported when there is a terminal to show it on.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TextIO
 
 from ..errors import ConfigError
-from .standing import ModelProgress, waits
+from .standing import ModelProgress, tokens_together, waits
+
+_log = logging.getLogger(__name__)
 
 PLAIN_EVERY = 15.0
 """Seconds between two plain lines."""
@@ -68,8 +72,7 @@ class Progress:
     @property
     def tokens_limit(self) -> float | None:
         """Tokens a minute that the limits of all models allow together; None where one has no such limit."""
-        limits = [model.tokens_limit for model in self.models.values()]
-        return sum(limit or 0.0 for limit in limits) if limits and None not in limits else None
+        return tokens_together(self.models)
 
     @property
     def done(self) -> int:
@@ -168,6 +171,39 @@ class Hook(Silence):
     def end(self, progress: Progress) -> None:
         """Hand it over."""
         self._told(progress)
+
+
+class Unobtrusive:
+    """A display of ours that falls silent where it cannot be written to: no run ends for want of a terminal."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self.every = display.every
+
+    def show(self, progress: Progress) -> None:
+        """Show how things stand, if that can be."""
+        self._try(lambda display: display.show(progress))
+
+    def say(self, text: str) -> None:
+        """Say it, if that can be."""
+        self._try(lambda display: display.say(text))
+
+    def close(self) -> None:
+        """Take away what is not meant to stay."""
+        self._try(lambda display: display.close())
+
+    def end(self, progress: Progress) -> None:
+        """Show how the run ended, if that can be."""
+        self._try(lambda display: display.end(progress))
+
+    def _try(self, what: Callable[[Display], None]) -> None:
+        try:
+            what(self._display)
+        except Exception as error:  # noqa: BLE001 - a broken pipe, a dead terminal: the rows are paid all the same
+            _log.info("the progress is not shown any more: %s", error)
+            broken, self._display = self._display, Silence()
+            with suppress(Exception):
+                broken.close()
 
 
 class PlainLines:
@@ -304,6 +340,11 @@ def display_for(progress: object, stream: TextIO | None = None) -> Display:
         return Terminal(stream)
     notebook = sys.modules.get("ipykernel") and sys.modules.get("IPython.display")
     return Notebook(notebook.display) if notebook else PlainLines(stream)
+
+
+def unobtrusive(display: Display) -> Display:
+    """A display as a run shows it: only what a function of the user's raises ends the run."""
+    return display if isinstance(display, Hook) else Unobtrusive(display)
 
 
 def short(number: float) -> str:

@@ -19,12 +19,15 @@ from typing import Any, Final, NamedTuple
 
 from ..caching import Cache
 from ..client import Client, Foreseen
+from ..errors import ConfigError, RequestFileError
 from ..limits.estimate import Size, TokenEstimator, size_of
 from .intake import Intake
 from .keytable import KeyTable, State
 from .lines import head_of
 from .plans import Range
+from .rawrow import RawRow
 from .request import Draft, Shaper
+from .shapes import Operation
 from .simulate import Ask
 from .waiting import Met, PoolName
 
@@ -123,7 +126,7 @@ class Rows:
     Attributes:
         call: whom they go to, and under whose limits.
         model: whom they are asked of.
-        price: US dollars for a token of input and one of output.
+        price: what is charged for each.
         cache: where their answers are looked for.
         habits: how the model answers.
         slots: who they are.
@@ -148,9 +151,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.slots)
 
-    def note(self, slot: int, body: Mapping[str, Any], fate: Fate, paid: float = math.nan) -> Size:
+    def note(
+        self, slot: int, operation: Operation, body: Mapping[str, Any], fate: Fate, paid: float = math.nan
+    ) -> Size:
         """A row of this line."""
-        size = size_of(body)
+        size = size_of(operation, body)
         self.slots.append(slot)
         self.fates.append(fate)
         self.paid.append(paid)
@@ -214,7 +219,7 @@ class Reckoning(Intake):
 
     Attributes:
         lines: the rows, by model and by where they stand in line.
-        changed: finished rows that would be asked again, since their request is another one.
+        wants_redo: whether a run would end for too many changed rows, and not ask them again.
     """
 
     def __init__(
@@ -225,11 +230,18 @@ class Reckoning(Intake):
         *,
         client: Client,
         deployed: str | None = None,
+        redo_changed: bool,
         retry_failed: bool,
         skip_bad: bool,
     ) -> None:
         super().__init__(
-            shapers, known.table, None, path=path, redo_changed=True, retry_failed=retry_failed, skip_bad=skip_bad
+            shapers,
+            known.table,
+            None,
+            path=path,
+            redo_changed=redo_changed,
+            retry_failed=retry_failed,
+            skip_bad=skip_bad,
         )
         self._known = known
         self._client = client
@@ -237,19 +249,37 @@ class Reckoning(Intake):
         self._habits: dict[str, Habits] = {}
         self._asked: set[int] = set()  # the first eight bytes of the keys under which the cache will have answers
         self._looks: list[tuple[Rows, int, Cache, list[str]]] = []
+        self._changed = array("I")  # slots of finished rows whose request is another one now
+        self._repeats = False  # whether the row being met has the custom_id of an earlier one
         self.lines: dict[PoolName, Rows] = {}
-        self.changed = 0
+        self.wants_redo = False
+
+    @property
+    def changed(self) -> int:
+        """Finished rows that would be asked again, since their request is another one; those of the sample."""
+        return sum(self._table.count[slot] > 0 for slot in self._changed)
+
+    def all_met(self) -> None:
+        """The whole input has been met: where a run would raise, that is noted."""
+        self.wants_redo = self.looks_changed
 
     def _compare_by_name(self, to_ask: list[Met], models: int) -> bool:
         changed = super()._compare_by_name(to_ask, models)
-        self.changed += changed
+        if changed:
+            self._changed.append(to_ask[0].slot)
         return changed
+
+    def _repeated(self, custom_id: str, first: int, raw: RawRow) -> RequestFileError:
+        self._repeats = True
+        return super()._repeated(custom_id, first, raw)
 
     def _to_be_asked(self, slot: int, draft: Draft | None, print_: bytes, index: int, number: int) -> bool:
         finished = self._table.state[slot] == State.OK
         ask = super()._to_be_asked(slot, draft, print_, index, number)
-        self.changed += finished and ask
-        if draft is not None:
+        if finished and ask:
+            self._changed.append(slot)
+        repeats, self._repeats = self._repeats, False
+        if draft is not None and not repeats:  # nobody is asked for a repeated row
             body = self._shapers[number].body(draft)
             line = self.lines.get(draft.pool)
             if line is None:
@@ -257,11 +287,11 @@ class Reckoning(Intake):
                 habits = self._habits.setdefault(foreseen.call.model, Habits())
                 line = self.lines[draft.pool] = Rows(foreseen, habits)
             if ask:
-                line.note(slot, body, Fate.ASKED)
+                line.note(slot, draft.operation, body, Fate.ASKED)
                 if line.cache is not None and draft.model != self._deployed:
                     self._look(line, self._client.foresee(draft.operation, **body))
             else:
-                size = line.note(slot, body, Fate.DONE, self._known.costs[slot])
+                size = line.note(slot, draft.operation, body, Fate.DONE, self._known.costs[slot])
                 if (answer := self._known.answers.get(slot)) is not None:
                     line.habits.seen.append((_FRESH.estimate_of("", size).input_tokens, answer))
         return ask
@@ -271,9 +301,9 @@ class Reckoning(Intake):
         if foreseen.cache is not None and foreseen.keys:
             self._looks.append((line, len(line) - 1, foreseen.cache, foreseen.keys))
             if len(self._looks) >= _LOOKS:
-                self.look()
+                self.look_up()
 
-    def look(self) -> None:
+    def look_up(self) -> None:
         """Ask the cache for the rows noted since the last time."""
         looks, self._looks = self._looks, []
         found: dict[str, float | None] = {}
@@ -291,15 +321,23 @@ class Reckoning(Intake):
 
 
 def known_of(output: str | os.PathLike[str] | None) -> Known:
-    """What a results file knows of rows, and of some of its answers."""
+    """What a results file knows of rows, and of some of its answers.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     table = KeyTable()
     answers: dict[int, Answer] = {}
     costs = array("d")
     path = None if output is None else Path(output).resolve()
-    if path is None or not path.exists():
-        return Known(None, table, answers, costs)
+    try:
+        if path is None or not path.exists():
+            return Known(None, table, answers, costs)
+        opened = path.open("rb", buffering=1 << 20)
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be read ({error.strerror}); give the results file of a run") from error
     begin = end = 0
-    with path.open("rb", buffering=1 << 20) as file:
+    with opened as file:
         for line in file:
             begin, end = end, end + len(line)
             head = head_of(line)

@@ -5,6 +5,7 @@ What may live here: turning answers and errors into lines, counting them, and wh
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..accounting import UsageRecord
-from .asking import calls_of
+from .asking import calls_of, tokens_of
 from .journal import Journal
 from .keytable import State
 from .lines import Head, encode, encode_columns, result_line
@@ -45,6 +46,7 @@ class Recorder:
     def __init__(self, journal: Journal | None) -> None:
         self._journal = journal
         self._unwritten: list[tuple[int, bytes, Head]] = []
+        self._lossy = False
         self.ok = 0
         self.failed = 0
         self.tokens = 0
@@ -168,9 +170,17 @@ class Recorder:
         variant = getattr(item, "variant", None)
         if variant is not None:
             told["variant"] = variant
+        lost: list[str] = []
         if parsed is not None:
-            told["parsed"] = plain(parsed)
-        columns, crc = encode_columns(item.carried)
+            told["parsed"] = plain(parsed, lost)
+        columns, crc = encode_columns(item.carried, lost)
+        if lost and not self._lossy:
+            self._lossy = True
+            logger.warning(
+                "row %d holds what cannot be written as JSON (%s), and so may others: the answer is whole in %s, a"
+                " column has the name of its type there, and `parsed` what could be written of it",
+                item.index + 1, ", ".join(dict.fromkeys(lost)), self._journal.path,
+            )  # fmt: skip
         head = Head(item.key, print_, state, item.index, crc, outcome, cost)
         line = result_line(
             custom_id=item.custom_id,
@@ -193,6 +203,8 @@ def _told(record: UsageRecord) -> dict[str, Any]:
     told = record.to_dict()
     if (calls := calls_of(record)) > 1:
         told["calls"] = calls
+    if not record.cached and (tokens := tokens_of(record)) != record.total_tokens:
+        told["tokens"] = tokens
     return told
 
 
@@ -217,11 +229,12 @@ def _json(response: Any) -> bytes:
     dump = getattr(response, "model_dump_json", None)
     if dump is None:
         return encode(response)
-    try:
+    with contextlib.suppress(Exception):
         text: str = dump(warnings=False)
         return text.encode()
-    except ValueError:  # pydantic writes no half surrogate pairs; we write them escaped
+    with contextlib.suppress(Exception):  # pydantic writes no half surrogate pairs; we write them escaped
         return encode(response.model_dump(warnings=False))
+    return encode(plain(response))
 
 
 def _request_id(response: Any) -> str | None:

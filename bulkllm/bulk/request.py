@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from .. import models
 from ..errors import ConfigError, RequestFileError
 from .endpoints import base_of, endpoint_in_environment, endpoint_of
 from .identity import fingerprint, key_of_body, key_of_id, tokens
@@ -106,7 +107,7 @@ class Shaper:
         model: for rows that name none.
         options: LiteLLM's keyword arguments for every row; a row's own win.
         endpoint: a declared name which stands for the base URL where rows are compared with earlier ones.
-        system: a system message for rows that have none of their own.
+        system: a system message for rows that have none of their own; for the Responses API, the instructions.
         run_system: the same, as far as the run says it and not the preset that is its model.
         template: makes the prompt out of a row's columns, for rows that are not whole requests.
         label: what the model is called among several: its preset's name, or its own.
@@ -204,6 +205,10 @@ class Shaper:
             prompt = self._named(draft, self._meaning, system)
         if operation == "completion":
             draft.own["messages"] = with_system(draft.own["messages"], system, prompt)
+        elif operation == "responses":
+            self._instruct(draft, prompt)
+        elif system not in (None, ""):
+            raise RequestFileError('an embedding has no system prompt; remove "system" from the row')
         draft.endpoint = self._endpoint_of(draft)
         return draft
 
@@ -228,6 +233,16 @@ class Shaper:
             draft.written["messages"] = with_system(asked["messages"], system, prompt)
         draft.model = draft.own["model"] = meant.model
         return prompt or meant.system
+
+    def _instruct(self, draft: Draft, prompt: str | None) -> None:
+        """Give the run's system prompt to the Responses API, unless the row or the run has something to say itself."""
+        data = draft.own["input"]
+        has_one = isinstance(data, list) and data and with_system(data, None, "") is data
+        if prompt is None or has_one or "instructions" in self.body(draft):
+            return
+        draft.own["instructions"] = prompt
+        if draft.written is not None:
+            draft.written["instructions"] = prompt
 
     def body(self, draft: Draft) -> dict[str, Any]:
         """All keyword arguments of a draft: the run's, then its own. May hold a key."""
@@ -291,7 +306,8 @@ class Shaper:
             return self._endpoint
         if self._run_endpoint is not None:
             return self._run_endpoint
-        provider = model.partition("/")[0] if "/" in model else "openai"
+        name = model if "/" in model else models.registry().canonical(model)
+        provider = name.partition("/")[0] if "/" in name else "openai"
         if provider not in self._environment_bases:
             self._environment_bases[provider] = endpoint_in_environment(provider)
         return self._environment_bases[provider]

@@ -5,20 +5,25 @@ What may live here: the values, and reading them out of a results file. Nothing 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..accounting import UsageRecord, UsageTracker
 from ..errors import ConfigError
 from .keytable import KeyTable
-from .lines import head_of
+from .lines import encode, head_of
 
 _NOT_THERE = (1 << 64) - 1
+_DUMPS: Final[tuple[dict[str, Any], ...]] = (
+    {"mode": "json"}, {"mode": "python"}, {"mode": "json", "round_trip": True}, {"mode": "python", "round_trip": True},
+)  # fmt: skip
+"""Ways to write a pydantic model, the better first; a round trip leaves out what is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +122,7 @@ class ResultRow:
     def body(self) -> Mapping[str, Any] | None:
         """The answer as plain JSON, or None."""
         if self._body is None and self._response is not None:
-            dump = getattr(self._response, "model_dump", None)
-            self._body = self._response if dump is None else dump(mode="json")
+            self._body = plain(self._response)
         return self._body
 
     @property
@@ -146,6 +150,8 @@ class ResultRow:
 @dataclass(slots=True, kw_only=True)
 class RunResult:
     """How a run ended. Iterating gives the rows that have finished, in the order of the input, and then of the models.
+
+    A row whose request has changed, and that was not asked again, is undone: its old answer is not given.
 
     ``total`` is ``ok + failed + undone``; earlier runs' rows count as this run's do.
 
@@ -193,7 +199,8 @@ class RunResult:
         """The finished rows as a pandas DataFrame, in the order of the input.
 
         A column each for ``custom_id``, ``index``, the input's own columns, the answer's text, the error, tokens, cost
-        and times; a column of the input that has the name of one of these is called ``column_<name>``.
+        and times; a column of the input that has the name of one of these is called ``column_<name>`` (and one that is
+        called so, ``column_column_<name>``).
 
         Raises:
             ConfigError: pandas is not installed.
@@ -226,7 +233,7 @@ def read_results(path: str | Path, *, only: KeyTable | None = None, ordered: boo
 
     Args:
         path: the file.
-        only: rows that a run has met in its input; others are left out.
+        only: rows that a run has met in its input; others are left out, and those that it asks in another way.
         ordered: in the order of the input; otherwise as they stand in the file, which a disk reads faster.
 
     Raises:
@@ -244,10 +251,11 @@ def read_results(path: str | Path, *, only: KeyTable | None = None, ordered: boo
                 if slot < 0 and only is None:
                     slot = table.add(head.key)
                     places.append(_NOT_THERE)
-                if slot >= 0 and (only is None or table.count[slot]):
+                if only is None:
                     places[slot] = begin
-                    if only is None:
-                        table.index[slot] = head.position
+                    table.index[slot] = head.position
+                elif slot >= 0 and table.count[slot]:
+                    places[slot] = begin if head.fingerprint == table.fingerprint(slot) else _NOT_THERE
             elif line.endswith(b"\n") and not line.isspace():
                 raise ConfigError(f"{path} is no results file of bulkllm, or is damaged; running into it mends that")
             begin += len(line)
@@ -272,19 +280,34 @@ def in_order(rows: Iterable[ResultRow], variants: Sequence[str | None]) -> Itera
         together = list(group)
         there = {row.variant for row in together}
         missing = next((place for place, variant in enumerate(variants) if variant not in there), len(variants))
+        if len(together) == len(there) == len(variants) and None in there and missing < len(variants):
+            next(row for row in together if row.variant is None).variant = variants[missing]
         places = {None: missing} | {variant: place for place, variant in enumerate(variants)}
         yield from sorted(together, key=lambda row: places.get(row.variant, len(variants)))
 
 
-def plain(value: Any) -> Any:
-    """An object that was parsed out of an answer, as plain JSON; as text what a model of its own cannot write."""
+def plain(value: Any, lost: list[str] | None = None) -> Any:
+    """An object that was parsed out of an answer, as plain JSON; as text what a model of its own cannot write.
+
+    Where a computed field raises, only the declared ones; None where these cannot be written either.
+
+    Args:
+        value: the object.
+        lost: is given the type of an object that is not whole.
+    """
     dump = getattr(value, "model_dump", None)
     if dump is None:
         return value
-    try:
-        return dump(mode="json")
-    except ValueError:  # pydantic's own: a field that holds anything, and so something that JSON has no form for
-        return json.loads(json.dumps(dump(), default=str))
+    lost = [] if lost is None else lost
+    for way in _DUMPS:
+        with contextlib.suppress(Exception):  # what a model's own code raises
+            found = dump(**way)
+            found = found if way["mode"] == "json" else json.loads(encode(found))
+            if "round_trip" in way:
+                lost.append(type(value).__name__)
+            return found
+    lost.append(type(value).__name__)
+    return None
 
 
 def text_of(body: Any) -> str | None:

@@ -16,6 +16,8 @@ from contextlib import nullcontext
 from typing import Any, Final, Literal, TypeAlias
 
 from ..accounting import Budget
+from ..calls.blocking import refuse_to_block, run_under_way
+from ..calls.connections import close_connections
 from ..client import Client
 from ..errors import RowFailed, RunStopped
 from .asking import Call
@@ -26,7 +28,7 @@ from .job import Job
 from .lines import BAD_ROW
 from .progress import Progress
 from .result import ResultRow, RowError, RunResult
-from .settings import Settings
+from .settings import Settings, check_options
 from .sources import Requests
 
 OnResult: TypeAlias = Callable[[ResultRow], Any]
@@ -151,12 +153,14 @@ def run(
 
     Inside a running event loop (a notebook) the run has a thread and a loop of its own, and this one waits.
     """
-    job = _job(**locals(), keep=output is None)
+    keywords = locals()
+    refuse_to_block()
+    job = _job(**keywords, keep=output is None)
     with interrupts(job.interrupt) if handle_signals else nullcontext():
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(_go(job, on_error))
+            return asyncio.run(_alone(job, on_error))
         return _in_own_thread(job, on_error)
 
 
@@ -203,7 +207,8 @@ async def stream(
 
     async def work() -> RunResult:
         try:
-            return await job.go()
+            with run_under_way():
+                return await job.go()
         finally:
             if reading:
                 await finished.put(None)
@@ -236,6 +241,7 @@ def _job(
 ) -> Job:
     """The run that some keywords describe: what is not named here is the run's own, and becomes its `Settings`."""
     settings = Settings(**own)
+    check_options(options)
     inner = caller(call, client, options, budget)
     return Job(
         requests,
@@ -272,12 +278,21 @@ async def _go(job: Job, on_error: str) -> RunResult:
     Raises:
         RowFailed: such a row, the first in the order of the input; and what the run itself raises.
     """
-    result = await job.go()
+    with run_under_way():
+        result = await job.go()
     if on_error == "raise" and result.complete and result.failed:
         error = await asyncio.to_thread(_first_failure, result)  # it reads the results file
         if error is not None:
             raise error
     return result
+
+
+async def _alone(job: Job, on_error: str) -> RunResult:
+    """The same, in an event loop that ends with it."""
+    try:
+        return await _go(job, on_error)
+    finally:
+        await close_connections()
 
 
 def _first_failure(result: RunResult) -> RowFailed | None:
@@ -300,7 +315,7 @@ def _in_own_thread(job: Job, on_error: str) -> RunResult:
 
     def work() -> None:
         try:
-            future.set_result(context.run(asyncio.run, _go(job, on_error)))
+            future.set_result(context.run(asyncio.run, _alone(job, on_error)))
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
             future.set_exception(error)
 

@@ -9,7 +9,7 @@ it is told in `request`. The shapes are:
   ``custom_id``, options and columns beside it;
 - OpenAI's Batch shape: ``{"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {...}}``.
 
-An option that is null counts as not given: the run's holds.
+An option that is null counts as not given: the run's holds. So does a blank cell of a table of texts.
 """
 
 from __future__ import annotations
@@ -33,6 +33,16 @@ URLS: dict[str, Operation] = {
 }
 
 _EXPECTED = 'expected {"prompt": "..."}, {"messages": [...]}, {"input": ...} or {"custom_id", "method", "url", "body"}'
+
+
+class Cells(dict[str, Any]):
+    """A row of a table of texts, in which a blank prompt or input is none, but for a template's sake."""
+
+    @property
+    def asked(self) -> Cells:
+        """The row without a blank prompt and a blank input."""
+        blank = [name for name in ("prompt", "input") if name in self and not self[name].strip()]
+        return Cells({name: cell for name, cell in self.items() if name not in blank}) if blank else self
 
 
 class Shape(NamedTuple):
@@ -74,6 +84,8 @@ class Shapes:
             raw = {"prompt": raw}
         elif isinstance(raw, (list, tuple)):
             raw = {"messages": list(raw)}
+        elif isinstance(raw, Cells) and self._template is None:
+            raw = raw.asked
         if not isinstance(raw, OBJECT):
             raise RequestFileError(f"a row cannot be a {type(raw).__name__}; {_EXPECTED}")
         body = raw.get("body")

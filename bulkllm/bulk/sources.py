@@ -10,6 +10,7 @@ iterator. It is checked as it arrives.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ _ALIEN_STARTS = (
     (b"PAR1", "is a Parquet file; give it a name that ends in .parquet"),
     (b"PK\x03\x04", "is a zip archive or a spreadsheet; save it as JSONL or CSV"),
 )
+
+_SHOWN = 255  # characters of a name that is no file's; a prompt may be long
 
 
 @runtime_checkable
@@ -103,8 +106,15 @@ def _file_source(name: str) -> Source:
     if name == "-":
         return StandardInput()
     path = Path(name)
-    if not path.exists():
-        raise RequestFileError("there is no such file; to ask a single prompt give a list: [prompt]", path=path)
+    try:
+        there = path.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise RequestFileError(f"cannot be read: {error.strerror}", path=path) from error
+        there = False
+    if not there:
+        shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
+        raise RequestFileError("there is no such file; to ask a single prompt give a list: [prompt]", path=shown)
     if not path.is_file():
         raise RequestFileError(
             "this is no regular file; to read a pipe give - and send it to standard input", path=path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,21 +45,34 @@ def spent_on(line: bytes) -> Amount:
     """What one row has used, with its earlier lines."""
     about = _about(line)
     usage = about.get("usage") or {}
+    tokens = 0 if about.get("cached") else usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
     own = Amount(
         (about.get("cost") or 0.0) + (about.get("uncertain_cost") or 0.0),
-        0.0 if about.get("cached") else float(usage.get("input_tokens", 0) + usage.get("output_tokens", 0)),
+        float(about.get("tokens", tokens) + about.get("uncertain_tokens", 0)),
         float(about.get("calls") or bool(about.get("attempts"))),
     )
-    before = about.get("before")
-    return own if before is None else _sum(own, Amount(before["cost"], before["tokens"], before["requests"]))
+    return _sum(own, _before(about))
 
 
 def paid_before(line: bytes) -> float:
     """US dollars that a row's earlier lines had cost, which are not in the file any more."""
-    if _BEFORE not in line:
-        return 0.0
-    before = _about(line).get("before")
-    return 0.0 if before is None else float(before["cost"])
+    return _before(_about(line)).cost if _BEFORE in line else 0.0
+
+
+def superseded_in(path: Path) -> Amount:
+    """What the rows of a results file had used before the asks that their latest lines tell of."""
+    found: dict[bytes, Amount] = {}
+    with path.open("rb", buffering=1 << 20) as file:
+        for line in file:
+            head = head_of(line)
+            if head is not None and (_BEFORE in line or head.key in found):
+                found[head.key] = _before(_about(line))
+    return reduce(_sum, found.values(), _NOTHING)
+
+
+def _before(about: Mapping[str, Any]) -> Amount:
+    before = about.get("before")
+    return _NOTHING if before is None else Amount(before["cost"], before["tokens"], before["requests"])
 
 
 def _about(line: bytes) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
+from ..errors import RequestFileError
 from .rawrow import BOM, RawRow, raw_row
 
 
@@ -58,10 +59,13 @@ class StandardInput:
 
     Args:
         fd: another file descriptor to read instead.
+
+    Raises:
+        RequestFileError: standard input is closed.
     """
 
     def __init__(self, fd: int | None = None) -> None:
-        self._fd = sys.stdin.fileno() if fd is None else fd
+        self._fd = _standard_input() if fd is None else fd
 
     async def rows(self) -> AsyncIterator[RawRow]:
         """All rows as they come."""
@@ -106,3 +110,10 @@ class StandardInput:
 
         threading.Thread(target=read, name="bulkllm-stdin", daemon=True).start()
         return await came
+
+
+def _standard_input() -> int:
+    try:
+        return sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError):  # none at all, one without a descriptor, one that was closed
+        raise RequestFileError("standard input is closed; send the requests to it, or give a file", path="-") from None

@@ -1,7 +1,8 @@
 """Answers of a given form: parsed, checked, and asked for again when they are wrong.
 
 What may live here: what a form is, and the asking again. It is bounded, the model is told what was wrong, and each
-ask is counted and paid in the row.
+ask is counted and paid in the row. The cache forgets the answers of a row that has no good one in the end, and if all
+of them came from there, the row is asked anew.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from pydantic_core import ValidationError
 
 from ..accounting import UsageRecord
 from ..errors import BulkLLMError, ConfigError, InvalidAnswer
-from .asking import Call, Reply, attach_all, charge, secrets_in, together
+from .asking import Call, Reply, attach_all, charge, forget_answer, secrets_in, together
 from .extras import extra
 from .request import BulkRequest
+from .result import text_of
 
 Parse: TypeAlias = Callable[[str], Any]
 Validate: TypeAlias = Callable[[Any], Any]
@@ -64,8 +66,10 @@ class Structured:
     async def __call__(self, request: BulkRequest) -> tuple[Any, ...]:
         """Ask a row."""
         form = request.body.get("response_format")
-        if request.operation != "completion" or (form is None and self._validate is None):
+        if form is None and self._validate is None:
             return await self._call(request)
+        if request.operation == "embedding":
+            raise ConfigError("validate= and response_format= check texts, and an embedding has none: leave them out")
         known, parse, sent = self._known
         if form is not known:
             parse, sent = _form_of(form)
@@ -77,7 +81,19 @@ class Structured:
 
     async def _ask(self, request: BulkRequest, parse: Parse | None) -> Reply:
         records: list[UsageRecord | None] = []
-        asks = 0
+        found = await self._answer(request, parse, records)
+        if isinstance(found, InvalidAnswer) and all(record is not None and record.cached for record in records):
+            found = await self._answer(request, parse, records)
+        if isinstance(found, InvalidAnswer):
+            attach_all(found, records)
+            raise found
+        return found
+
+    async def _answer(
+        self, request: BulkRequest, parse: Parse | None, records: list[UsageRecord | None]
+    ) -> Reply | InvalidAnswer:
+        """An answer that fits, or what to say of those that do not: the cache has forgotten them then."""
+        turned_down: list[BulkRequest] = []
         while True:
             try:
                 answer = await self._call(request)
@@ -85,28 +101,34 @@ class Structured:
                 if records:
                     charge(error, records)
                 raise
-            asks += 1
             records.append(answer[1])
-            message = _message(answer[0])
-            text = _read(message, "content")
-            if text is None and _read(message, "tool_calls"):
+            text, calls_tool = _said(answer[0])
+            if not text and calls_tool:
                 return Reply(answer[0], together(records))
             try:
                 parsed = await self._checked(text, parse)
             except _WrongError as problem:
-                if asks > self._reasks:
-                    times = "" if asks == 1 else f", after {asks} asks"
-                    wrong = InvalidAnswer(
-                        f"the answer is not of the form asked for{times}: {problem}", answer=answer[0]
-                    )
-                    attach_all(wrong, records)
-                    raise wrong from None
+                turned_down.append(request)
+                if len(turned_down) > self._reasks:
+                    return await self._invalid(answer[0], problem, turned_down, records)
                 request = _told(request, text, problem)
             except (Exception, asyncio.CancelledError) as error:  # the answers are paid all the same
                 attach_all(error, records)
                 raise
             else:
                 return Reply(answer[0], together(records), parsed)
+
+    async def _invalid(
+        self, answer: Any, problem: _WrongError, turned_down: list[BulkRequest], records: list[UsageRecord | None]
+    ) -> InvalidAnswer:
+        try:
+            for request in turned_down:
+                await forget_answer(self._call, request)
+        except (Exception, asyncio.CancelledError) as error:
+            attach_all(error, records)
+            raise
+        times = f", after {len(turned_down)} asks" if len(turned_down) > 1 else ""
+        return InvalidAnswer(f"the answer is not of the form asked for{times}: {problem}", answer=answer)
 
     async def _checked(self, text: Any, parse: Parse | None) -> Any:
         if not isinstance(text, str):
@@ -118,10 +140,10 @@ class Structured:
             verdict = self._validate(parsed)
             if inspect.isawaitable(verdict):
                 verdict = await verdict
+        except BulkLLMError:  # some are ValueErrors
+            raise
         except (ValueError, AssertionError) as problem:
             raise _WrongError(str(problem) or "it does not pass the check") from None
-        except BulkLLMError:
-            raise
         except Exception as problem:
             raise ConfigError(f"validate= raised {type(problem).__name__}: {problem}") from problem
         if verdict is False:
@@ -226,12 +248,22 @@ def _told(request: BulkRequest, text: Any, problem: _WrongError) -> BulkRequest:
         {"role": "assistant", "content": text if isinstance(text, str) and text else "(no text)"},
         {"role": "user", "content": f"This answer cannot be used: {problem}. Answer again, and with nothing else."},
     ]
+    if request.operation == "responses":
+        asked = request.body["input"]
+        before = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+        return replace(request, body={**request.body, "input": [*before, *again]})
     return replace(request, body={**request.body, "messages": [*request.body["messages"], *again]})
 
 
-def _message(response: Any) -> Any:
+def _said(response: Any) -> tuple[Any, bool]:
+    """The text of an answer, and whether it calls a tool."""
+    output = _read(response, "output")
+    if isinstance(output, list):
+        body = {"output": [item if isinstance(item, Mapping) else item.model_dump() for item in output]}
+        return text_of(body), any(str(item.get("type")).endswith("_call") for item in body["output"])
     choices = _read(response, "choices")
-    return _read(choices[0], "message") if choices else None
+    message = _read(choices[0], "message") if isinstance(choices, list) and choices else None
+    return _read(message, "content"), bool(_read(message, "tool_calls"))
 
 
 def _read(value: Any, name: str) -> Any:

@@ -18,6 +18,13 @@ from .rawrow import RawRow
 
 Slice: TypeAlias = Callable[[int, int], list[dict[str, Any]]]
 
+_WHOLE: Final = frozenset({
+    "cache_sample", "custom_id", "dimensions", "max_completion_tokens", "max_output_tokens", "max_retries",
+    "max_tokens", "min_tokens", "n", "num_ctx", "num_retries", "seed", "top_k", "top_logprobs",
+})  # fmt: skip
+"""Names whose numbers are whole. In a frame of pandas' a column of them that has gaps is one of floats."""
+
+_EXACT: Final = 1 << 53  # whole numbers beyond which a float may be another one
 _ROWS: Final = 1024  # of a slice
 _KEPT: Final = 8  # slices: rows of several pools are read again from several places
 
@@ -81,12 +88,24 @@ def parquet(path: Path) -> Table:
         RequestFileError: it is none.
     """
     polars = extra("polars", "a Parquet file")
+    troubles = (OSError, polars.exceptions.PolarsError, polars.exceptions.PanicException)
     try:
         lazy = polars.scan_parquet(path, glob=False)
         length = lazy.select(polars.len()).collect().item()
-    except (OSError, polars.exceptions.PolarsError) as error:
+    except troubles as error:
         raise RequestFileError(f"cannot be read as Parquet: {error}", path=path) from error
-    return Table(length, lambda begin, end: lazy.slice(begin, end - begin).collect().to_dicts(), path)
+
+    def read(begin: int, end: int) -> list[dict[str, Any]]:
+        try:
+            rows: list[dict[str, Any]] = lazy.slice(begin, end - begin).collect().to_dicts()
+        except troubles as error:
+            raise RequestFileError(
+                f"rows {begin + 1} to {end} cannot be read as Parquet, the file is damaged: {error}; write it anew",
+                path=path,
+            ) from error
+        return rows
+
+    return Table(length, read, path)
 
 
 def table_of(requests: Any) -> Table | None:
@@ -118,8 +137,12 @@ def _from_columns(columns: Any) -> list[dict[str, Any]]:
 
 def _plain_row(row: Mapping[Any, Any]) -> dict[Any, Any]:
     """A row in Python's own types. In a frame an option that a row does not have is a missing value."""
-    plain = {name: _plain(value) for name, value in row.items()}
+    plain = {name: _whole(_plain(value)) if name in _WHOLE else _plain(value) for name, value in row.items()}
     return {name: value for name, value in plain.items() if value is not None or name not in ROW_OPTIONS}
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT else value
 
 
 def _plain(value: Any) -> Any:

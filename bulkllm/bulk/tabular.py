@@ -1,25 +1,31 @@
 """CSV and TSV files with a header line.
 
 What may live here: reading tables as rows. A cell is text; the cell of an option that is not text (``temperature``)
-is read as JSON, and an empty one counts as not given, as does a blank ``system``. Record by record the place in the
-file is known, so a table is an indexed source like any other.
+is read as JSON. A blank cell of a name that means something counts as not given; in a column it is a text as any other.
+Record by record the place in the file is known, so a table is an indexed source like any other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from ..errors import RequestFileError
 from .options import ROW_OPTIONS, TEXT_OPTIONS
 from .rawrow import CURE, RawRow
+from .shapes import Cells
 from .sources import OpenFile
 
 _JSON_COLUMNS = (ROW_OPTIONS - TEXT_OPTIONS) | {"messages"}
+_MEANT: Final = ROW_OPTIONS | {"custom_id", "messages", "system"}
 _FIELD_LIMIT = 1 << 26
+_WITHIN: Final = re.compile(r'([^"])[^"]+([^"])')
+"""What can be left out of a line, and records still end where they did: only what stands beside a quote matters."""
 
 
 class TableFile(OpenFile):
@@ -46,33 +52,53 @@ class TableFile(OpenFile):
         while True:
             place, line = lines.place, lines.line + 1
             try:
-                record = next(reader, None)
+                record = self._record(reader, lines, line)
                 if record is None:
                     return
                 if record:
                     yield RawRow(place, line, self._row(record, line))
-            except (csv.Error, RequestFileError) as error:
-                yield RawRow(place, line, self._error(error, line), self._text(place, lines.place))
+            except RequestFileError as error:
+                yield RawRow(place, line, error, self._text(place, lines.place))
 
     def read(self, place: int, line: int) -> object:
         """The record at a place."""
-        reader = self._reader(_Lines(self._file, place, line - 1, self._shown))
+        lines = _Lines(self._file, place, line - 1, self._shown)
+        return self._row(self._record(self._reader(lines), lines, line) or [], line)
+
+    def _record(self, reader: Iterator[list[str]], lines: _Lines, line: int) -> list[str] | None:
+        """The next record, or None at the end.
+
+        Raises:
+            RequestFileError: it is none; the lines go on after all of it.
+        """
+        place = lines.begin()
         try:
-            return self._row(next(reader), line)
-        except (csv.Error, RequestFileError) as error:
-            raise self._error(error, line) from None
+            record = next(reader, None)
+        except csv.Error as error:
+            problem = lines.problem or RequestFileError(
+                f"this is no record: {error}{CURE}", path=self._shown, line=line
+            )
+            self._pass_over(lines, place, line)
+            raise problem from None
+        if lines.problem is not None:
+            raise lines.problem
+        return record
+
+    def _pass_over(self, lines: _Lines, place: int, line: int) -> None:
+        """Go to the end of a record that the reader gave up, perhaps in the middle of it as its field was too long."""
+        lines.go_to(place, line - 1)
+        with contextlib.suppress(csv.Error):  # where it ends is not to be told, if not there
+            next(self._reader(lines.shortened()), None)
 
     def _text(self, place: int, end: int) -> bytes:
+        """What a bad record is known by."""
         self._file.seek(place)
-        return self._file.read(end - place)  # and the file stands where reading goes on
+        text = self._file.read(min(end - place, _FIELD_LIMIT))
+        self._file.seek(end)
+        return text
 
-    def _reader(self, lines: _Lines) -> Iterator[list[str]]:
+    def _reader(self, lines: Iterator[str]) -> Iterator[list[str]]:
         return csv.reader(lines, delimiter=self._delimiter, strict=True)
-
-    def _error(self, error: Exception, line: int) -> RequestFileError:
-        if isinstance(error, RequestFileError):
-            return error
-        return RequestFileError(f"this is no record: {error}{CURE}", path=self._shown, line=line)
 
     def _read_header(self, lines: _Lines) -> list[str]:
         path = self._shown
@@ -80,6 +106,8 @@ class TableFile(OpenFile):
             header = next(self._reader(lines), [])
         except csv.Error as error:
             raise RequestFileError(f"the header line cannot be read: {error}", path=path, line=1) from error
+        if lines.problem is not None:
+            raise lines.problem
         if not header:
             raise RequestFileError("the first line must name the columns", path=path, line=1)
         for number, name in enumerate(header, 1):
@@ -97,15 +125,11 @@ class TableFile(OpenFile):
                 path=self._shown,
                 line=line,
             )
-        row: dict[str, Any] = {}
+        row = Cells()
         for name, cell in zip(self._header, record, strict=True):
-            if name == "system":
-                if cell.strip():
-                    row[name] = cell
-            elif name not in ROW_OPTIONS and name != "messages":
-                row[name] = cell
-            elif cell:
-                row[name] = self._value(name, cell, line) if name in _JSON_COLUMNS else cell
+            if name in _MEANT and _is_blank(name, cell):
+                continue
+            row[name] = self._value(name, cell, line) if name in _JSON_COLUMNS else cell
         return row
 
     def _value(self, name: str, cell: str, line: int) -> object:
@@ -119,15 +143,42 @@ class TableFile(OpenFile):
             ) from error
 
 
+def _is_blank(name: str, cell: str) -> bool:
+    """Whether a cell gives nothing; answers may be told to stop at a line break."""
+    return not (cell if name == "stop" else cell.strip())
+
+
 class _Lines:
-    """A file's lines as text, counting where each begins."""
+    """A file's lines as text, counting where each begins.
+
+    Attributes:
+        place: where the next line begins.
+        line: the number of the last one.
+        problem: the first thing in them that is no text. The lines go on, so that a record is read to its end.
+    """
 
     def __init__(self, file: BinaryIO, place: int, line: int, path: Path) -> None:
-        file.seek(place)
         self._file = file
         self._path = path
+        self.problem: RequestFileError | None = None
+        self.go_to(place, line)
+
+    def go_to(self, place: int, line: int) -> None:
+        """Go on at another place, after so many lines."""
+        self._file.seek(place)
         self.place = place
         self.line = line
+
+    def begin(self) -> int:
+        """Begin another record, and tell where."""
+        self.problem = None
+        return self.place
+
+    def shortened(self) -> Iterator[str]:
+        """The lines of one record without most of its text."""
+        yield _WITHIN.sub(r"\1\2", next(self, ""))
+        for text in self:  # within a quoted field, for else the record would have ended
+            yield _WITHIN.sub(r"\1\2", text) if '"' in text else ""
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -141,9 +192,10 @@ class _Lines:
         try:
             return text.decode()
         except UnicodeDecodeError as error:
-            raise RequestFileError(
+            self.problem = self.problem or RequestFileError(
                 f"byte 0x{text[error.start]:02x} is not UTF-8; save the file as UTF-8{CURE}",
                 path=self._path,
                 line=self.line,
                 column=error.start + 1,
-            ) from None
+            )
+            return text.decode(errors="surrogateescape")

@@ -89,14 +89,13 @@ class Meanings:
 
 
 def from_preset(model: Any, options: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any], str | None]:
-    """A preset, or its slug, in place of a name gives options and a system prompt too.
+    """What a model's name means: LiteLLM's name, and of a preset, or its slug, its options and system prompt too.
 
     What the run says itself goes before them. They are looked up here and not in each call, so that rows are known to
-    have changed when the preset has.
+    have changed when the preset, or what an alias stands for, has.
     """
     if isinstance(model, str):
-        meant = models.registry().called(model, options)
-        model = model if isinstance(meant, str) else meant
+        model = models.registry().called(model, options)
     if not hasattr(model, "with_options"):
         return model, options, None
     merged = model.with_options(options)

@@ -131,6 +131,11 @@ class Disk:
                     one.done = True
         return job.kept
 
+    def forget(self, keys: Sequence[str]) -> None:
+        """Remove what is kept under these keys, here and from the file, if that can be written."""
+        self._try("write", lambda: self._in_turn(lambda: self.file.change(lambda db: entries.remove(db, keys))))
+        self._shelf.drop(keys)
+
     def note_use(self, row: Row) -> None:
         """Remember that an entry was used now, to write it down some time."""
         now = self._clock()

@@ -126,6 +126,11 @@ def write(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
     )
 
 
+def remove(db: sqlite3.Connection, keys: Iterable[str]) -> None:
+    """Remove what is kept under these keys."""
+    db.executemany("DELETE FROM entries WHERE key=?", [(key,) for key in keys])
+
+
 def note_use(db: sqlite3.Connection, used: Mapping[str, float]) -> None:
     """Write down when entries were used last."""
     db.executemany(

@@ -30,7 +30,7 @@ from .names import (
     NONE_IS_ABSENT,
     QUERY_OPTIONS,
     counts,
-    header_counts,
+    headers_that_count,
     is_secret,
     query_counts,
 )
@@ -145,7 +145,7 @@ def _endpoint_in(params: Mapping[str, Any]) -> str | None:
 def _option(name: str, value: object) -> object:
     if isinstance(value, Mapping):
         if name in HEADER_OPTIONS:
-            value = {str(key).lower(): held for key, held in value.items() if header_counts(str(key))}
+            value = headers_that_count(value)
         elif name in QUERY_OPTIONS:
             value = {key: held for key, held in value.items() if query_counts(str(key))}
         elif name in BODY_OPTIONS:

@@ -60,7 +60,7 @@ _applied: list[Applied] = []
 _support: LiteLLMSupport | None = None
 _warned = False
 _declined = False  # the user has undone it
-_resending: LiteLLMSupport | None = None  # what was found of the other thing that is mended
+_resending: LiteLLMSupport | None = None  # what was found of the other things that are mended
 
 
 def patch() -> LiteLLMSupport:
@@ -98,7 +98,7 @@ def patch_is_due(litellm: Any) -> bool:
 
 
 def stop_resending() -> None:
-    """Have bulkllm's asynchronous calls sent once, not again after a broken connection: see :mod:`.litellm_resend`.
+    """Have each attempt of bulkllm's sent once, and not again by what is below it: see :mod:`.litellm_resend`.
 
     Done before the first of them. LiteLLM is loaded; it takes a millisecond, and further times nothing.
     """
@@ -107,11 +107,15 @@ def stop_resending() -> None:
         return
     with _lock:
         if _resending is None:
-            support = _examined(_litellm.version(), litellm_resend.HANDLER, litellm_resend.MENDS)
+            version = _litellm.version()
+            support = _joined(
+                _examined(version, litellm_resend.HANDLER, litellm_resend.MENDS),
+                _examined(version, litellm_resend.SDK, litellm_resend.SDK_MENDS),
+            )
             if support.stood_aside:
                 _log.warning(
-                    "LiteLLM %s is not as expected: %s. After a broken connection it may send a request twice, and a"
-                    " record counts it once; else calls go on as before.",
+                    "LiteLLM %s is not as expected: %s. It may send a request again by itself, and a record counts it"
+                    " once; else calls go on as before.",
                     support.version,
                     "; ".join(support.stood_aside),
                 )
@@ -133,15 +137,15 @@ def unpatch() -> None:
 def litellm_support() -> LiteLLMSupport:
     """What was found in the installed LiteLLM, and what was done about it. Does not import it.
 
-    Its cache is looked at before the first call that is made while ``litellm.cache`` is set, its HTTP handler before
-    the first asynchronous call.
+    Its cache is looked at before the first call that is made while ``litellm.cache`` is set; its HTTP handler and the
+    OpenAI SDK below it before the first call.
     """
     cache = _support or LiteLLMSupport(_litellm.version())
-    if _resending is None:
-        return cache
-    return replace(
-        cache, mended=cache.mended + _resending.mended, stood_aside=cache.stood_aside + _resending.stood_aside
-    )
+    return cache if _resending is None else _joined(cache, _resending)
+
+
+def _joined(one: LiteLLMSupport, other: LiteLLMSupport) -> LiteLLMSupport:
+    return replace(one, mended=one.mended + other.mended, stood_aside=one.stood_aside + other.stood_aside)
 
 
 def _examine(version: str) -> LiteLLMSupport:

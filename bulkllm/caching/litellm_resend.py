@@ -1,16 +1,22 @@
-"""LiteLLM's hidden second request: after a broken connection its asynchronous HTTP handler sends the same one again.
+"""Retry layers below ours, which no record counts: requests that LiteLLM or the OpenAI SDK send again by themselves.
 
-What may live here: knowing the calls that bulkllm makes, and how that handler is kept from resending them. It is
-mended by the rules of :mod:`.litellm_mend`. (It stands beside the other mends, though it is not about caches.)
+What may live here: knowing the calls that bulkllm makes, and how these are kept from being sent again. It is mended by
+the rules of :mod:`.litellm_mend`. (It stands beside the other mends, though it is not about caches.) Calls that the
+program makes of LiteLLM or of the SDK directly are sent as ever.
 
-Anthropic, Groq, Mistral, DeepSeek and the Responses API go through ``AsyncHTTPHandler.post``. Up to 1.105 it resends
-when the connection is reset in place of an answer, too: the provider may well have worked, and will bill twice. In
-1.110 it does where it could not connect. Either way it is a retry layer below ours, which no record counts. Calls that
-the program makes of LiteLLM directly are resent as ever.
+- LiteLLM's asynchronous HTTP handler: Anthropic, Groq, Mistral, DeepSeek and the Responses API go through
+  ``AsyncHTTPHandler.post``. Up to 1.105 it resends when the connection is reset in place of an answer, too: the
+  provider may well have worked, and will bill twice. In 1.110 it does where it could not connect.
+- The OpenAI SDK sends a request up to three times, unless its client is told not to. LiteLLM loses our
+  ``max_retries=0`` on the way for some fifteen providers (DeepInfra, NVIDIA NIM, SambaNova, Z.AI and others), for the
+  embeddings of more (Mistral, Fireworks), and for Azure where the client was given, or made by an earlier call. What
+  it asks for the number is mended, so no client is touched or copied.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,19 +28,40 @@ from typing import Any
 from .litellm_mend import Function, Mend
 
 HANDLER = "litellm.llms.custom_httpx.http_handler"
+SDK = "openai._models"
 
-_ours: ContextVar[bool] = ContextVar("bulkllm_own_call", default=False)
+
+class _Attempt:
+    """One attempt of ours. What it has started, a callback for instance, may outlive it and still see it."""
+
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over = False
+
+
+_ours: ContextVar[_Attempt | None] = ContextVar("bulkllm_own_call", default=None)
 
 
 @contextmanager
 def own_call() -> Iterator[None]:
-    """What is awaited in here is a call of bulkllm's, which has a retry layer of its own."""
-    token = _ours.set(True)
+    """What is called or awaited in here is a call of bulkllm's, which has a retry layer of its own."""
+    attempt = _Attempt()
+    token = _ours.set(attempt)
     try:
         yield
     finally:
+        attempt.over = True
         with suppress(ValueError):  # a task that was dropped with its loop is closed elsewhere, where nothing was set
             _ours.reset(token)
+
+
+def _is_ours() -> bool:
+    attempt = _ours.get()
+    return attempt is not None and not attempt.over
+
+
+# LiteLLM's handler.
 
 
 def _made(handler: Any, original: Function) -> Function:
@@ -42,7 +69,7 @@ def _made(handler: Any, original: Function) -> Function:
 
     async def send_again(self: Any, *args: Any, **kwargs: Any) -> Any:
         error = sys.exception()  # it is called where that is handled, and for nothing else
-        if _ours.get() and isinstance(error, broken):
+        if _is_ours() and isinstance(error, broken):
             raise error
         return await original(self, *args, **kwargs)
 
@@ -103,4 +130,55 @@ def _mend(name: str, oldest: tuple[int, int], newest: tuple[int, int], *paramete
 MENDS = (
     _mend("single_connection_post_request", (1, 85), (1, 105), "client"),
     _mend("single_connection_request", (1, 108), (1, 110), "method", "client"),
+)
+
+
+# The OpenAI SDK.
+
+
+def _obeys_a_client(handler: Any, function: Function) -> bool:
+    request_options = handler.FinalRequestOptions.construct(method="post", url="/")
+    return bool(function(request_options, 2) == 2)  # noqa: PLR2004 - what a client would say
+
+
+def _made_for_the_sdk(_: Any, original: Function) -> Function:
+    def get_max_retries(self: Any, max_retries: int) -> int:
+        if _is_ours():
+            return 0
+        number: int = original(self, max_retries)
+        return number
+
+    return get_max_retries
+
+
+def _sends_once(handler: Any, function: Function) -> bool:
+    request_options = handler.FinalRequestOptions.construct(method="post", url="/")
+    with own_call():
+        inside = function(request_options, 2)
+    return bool(inside == 0) and _obeys_a_client(handler, function) and all(_asks(client) for client in _clients())
+
+
+def _clients() -> tuple[Any, Any]:
+    module = importlib.import_module("openai._base_client")
+    return module.SyncAPIClient, module.AsyncAPIClient
+
+
+def _asks(client: Any) -> bool:
+    """Whether a client's requests go by what is mended."""
+    names: tuple[str, ...] = inspect.unwrap(client.request).__code__.co_names
+    return "get_max_retries" in names
+
+
+SDK_MENDS = (
+    Mend(
+        name="retries of the OpenAI SDK",
+        oldest=(1, 85),
+        newest=(1, 110),
+        owner="FinalRequestOptions",
+        functions=("get_max_retries",),
+        parameters=("self", "max_retries"),
+        is_broken=_obeys_a_client,
+        made=_made_for_the_sdk,
+        works=_sends_once,
+    ),
 )

@@ -9,7 +9,9 @@ a wrong answer. LiteLLM's own key works the other way round and leaves out ``ext
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 _NEUTRAL = frozenset({
     # how long, how often, through which client
@@ -42,7 +44,7 @@ _NEUTRAL_PREFIXES = (
     "wandb_", "weave_",
 )  # fmt: skip
 
-_COUNTS_ALTHOUGH = frozenset({"aws_bedrock_runtime_endpoint", "aws_region_name", "bos_token", "eos_token"})
+COUNTS_ALTHOUGH = frozenset({"aws_bedrock_runtime_endpoint", "aws_region_name", "bos_token", "eos_token"})
 """What looks like a credential by its name and is not: where the model runs, and how its prompt is put together."""
 
 _SECRET = re.compile(
@@ -55,7 +57,7 @@ _SECRET = re.compile(
 _PRICE = re.compile(r"(^|_)costs?_per_|_cost$|^tiered_pricing$|_uplift_multiplier")
 
 _PRIVATE_HEADER = re.compile(
-    r"auth|token|secret|api-?key|subscription-key|access-key|cookie|credential|signature|passw"
+    r"auth|token|secret|api[-_]?key|subscription[-_]key|access[-_]key|cookie|credential|signature|passw"
     r"|^(x-)?(amzn-)?(client-)?(request|correlation|trace|session)-?id$|^traceparent$|^tracestate$|^idempotency-key$"
     r"|^x-amz-date$|^date$|^user-agent$",
     re.IGNORECASE,
@@ -83,7 +85,7 @@ BODY_OPTIONS = frozenset({"extra_body"})
 
 def is_secret(name: str) -> bool:
     """Whether an option of this name holds a credential."""
-    return _SECRET.search(name) is not None and name not in _COUNTS_ALTHOUGH
+    return _SECRET.search(name) is not None and name not in COUNTS_ALTHOUGH
 
 
 @lru_cache(maxsize=4096)
@@ -102,6 +104,11 @@ def counts(name: str) -> bool:
 def header_counts(name: str) -> bool:
     """Whether a header can change the answer: it is neither a credential nor a mark of one request."""
     return _PRIVATE_HEADER.search(name) is None
+
+
+def headers_that_count(headers: Mapping[Any, Any]) -> dict[str, Any]:
+    """Those headers that can change the answer, by their names in small letters."""
+    return {str(name).lower(): value for name, value in headers.items() if header_counts(str(name))}
 
 
 def query_counts(name: str) -> bool:

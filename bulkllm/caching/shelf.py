@@ -87,6 +87,12 @@ class Shelf:
             while self._bytes > self._max_bytes:
                 self._drop(next(iter(self._rows)))
 
+    def drop(self, keys: Iterable[str]) -> None:
+        """Forget what is there under these keys."""
+        with self._lock:
+            for key in keys:
+                self._drop(key)
+
     def clear(self) -> int:
         """Forget everything; says how many rows there were."""
         with self._lock:

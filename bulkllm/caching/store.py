@@ -6,6 +6,7 @@ made of is :mod:`.key`'s business, what an answer is :mod:`.answers`'.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -167,6 +168,20 @@ class Cache:
             return 0
         kept = self._write(rows) if self._disk is None else await self._writers.submit(rows)
         return len(rows) if kept else 0
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Forget the answers that are kept under these keys. Another process may use what it has in memory of them."""
+        if self._disk is None:
+            self._shelf.drop(keys)
+        else:
+            self._disk.forget(keys)
+
+    async def aforget(self, keys: Sequence[str]) -> None:
+        """As :meth:`forget`, without holding up the event loop."""
+        if self._disk is None:
+            self._shelf.drop(keys)
+        else:
+            await asyncio.to_thread(self._disk.forget, keys)
 
     def info(self) -> CacheInfo:
         """What the cache holds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -25,8 +26,8 @@ _WORTH_NOTING: Final = 0.001
 _REFUSED: Final = frozenset({"rate_limit", "quota"})
 
 
-def _nobody_knows(usage: Usage | None) -> float | None:  # noqa: ARG001 - the shape of Account.expect
-    return None
+def _nobody_knows(usage: Usage | None) -> tuple[float, float | None]:  # noqa: ARG001 - the shape of Account.expect
+    return 0.0, None
 
 
 class Account:
@@ -40,7 +41,7 @@ class Account:
         waits: seconds that went on other things than the last attempt, by what.
         saved: what the part of the answer that is known already cost when it was paid.
         holds: what is held of budgets for the next attempt, or for the one under way.
-        expect: what an attempt probably costs; given its tokens, if something is known of them.
+        expect: the tokens that an attempt probably takes, and what it costs; given what is known of its tokens.
         record: the one record, when it is closed.
         response: the whole answer, if one has come; observers are shown it.
         watches: the observers of this call.
@@ -57,6 +58,7 @@ class Account:
         "_trackers",
         "_uncertain",
         "_uncertain_cost",
+        "_uncertain_tokens",
         "_under_way",
         "attempts",
         "call",
@@ -79,7 +81,7 @@ class Account:
         self.waits: dict[str, float] = {}
         self.saved: float | None = None
         self.holds: tuple[Hold, ...] = ()
-        self.expect: Callable[[Usage | None], float | None] = _nobody_knows
+        self.expect: Callable[[Usage | None], tuple[float, float | None]] = _nobody_knows
         self.response: Any = None
         self.watches = Watches(call.observers, call) if call.observers else NOBODY
         self.record: UsageRecord | None = None
@@ -92,6 +94,7 @@ class Account:
         self._holds_sent = False
         self._uncertain = False
         self._uncertain_cost: float | None = 0.0
+        self._uncertain_tokens = 0
         self._started_at = datetime.now(UTC)
         # Taken now, for a stream may be finished by another task and dropped by the garbage collector.
         scopes = active_trackers()
@@ -142,9 +145,11 @@ class Account:
 
     def _give_up(self, usage: Usage | None) -> None:
         """An attempt may be billed and nobody knows: it stays spent as estimated, and the next one is held anew."""
-        expected, so_far = self.expect(usage), self._uncertain_cost
+        (tokens, cost), so_far = self.expect(usage), self._uncertain_cost
         self._uncertain = True
-        self._uncertain_cost = None if expected is None or so_far is None else so_far + expected
+        self._uncertain_cost = None if cost is None or so_far is None else so_far + cost
+        if usage is None and tokens < math.inf:  # what is known of them stands in the record's usage
+            self._uncertain_tokens += math.ceil(tokens)
         for hold in self.holds:
             hold.settle()
         self.holds = ()
@@ -197,6 +202,7 @@ class Account:
             estimated=usage is None and estimated is not None,
             charge_unknown=self._uncertain,
             uncertain_cost=self._uncertain_cost,
+            uncertain_tokens=self._uncertain_tokens,
         )
         for hold in self.holds:
             if cached or not self._holds_sent:

@@ -15,12 +15,31 @@ from .retry import RetryPolicy
 _RETRY_KEYWORDS: Final = ("num_retries", "max_retries")
 _FOREIGN_RETRIES: Final = ("retry_policy", "retry_strategy")
 
+# And so is asking other models: LiteLLM would do it past the limits and the books.
+_FOREIGN_FALLBACKS: Final = (
+    "fallbacks",
+    "context_window_fallbacks",
+    "content_policy_fallbacks",
+    "context_window_fallback_dict",
+)
+CURE: Final = "ask the other model in an except clause, or give fallbacks=[...] to a bulk run"
+
+# Of these LiteLLM refuses stream_options.
+_REFUSE_STREAM_OPTIONS: Final = frozenset({"bytez", "oci"})
+
 
 def retry_of(policy: RetryPolicy, options: dict[str, Any]) -> RetryPolicy:
-    """The policy of one call: LiteLLM's keywords are taken out of its options, and change the attempts."""
+    """The policy of one call: LiteLLM's keywords are taken out of its options, and change the attempts.
+
+    Raises:
+        ConfigError: they are wrong, or others among the options would be a layer of LiteLLM's below ours.
+    """
     for name in _FOREIGN_RETRIES:
         if options.get(name) is not None:
             raise ConfigError(f"{name}= would be a second retry layer; use Client(retry=RetryPolicy(...)) instead")
+    for name in _FOREIGN_FALLBACKS:
+        if options.get(name):
+            raise ConfigError(f"{name}= would be a second layer, LiteLLM's, past limits and books; {CURE}")
     retries = [options.pop(name, None) for name in _RETRY_KEYWORDS]
     wanted = next((number for number in retries if number is not None), None)
     if wanted is None:
@@ -61,9 +80,9 @@ def tags_of(tags: Any) -> Mapping[str, str]:
     return {str(name): str(value) for name, value in tags.items()}
 
 
-def asks_for_usage(options: Mapping[str, Any]) -> bool:
-    """Whether the caller has spoken of usage in a stream, one way or the other."""
-    return "include_usage" in (options.get("stream_options") or {})
+def leaves_usage_to_us(provider: str, options: Mapping[str, Any]) -> bool:
+    """Whether a stream can be asked for its usage, and the caller has not spoken of that, one way or the other."""
+    return provider not in _REFUSE_STREAM_OPTIONS and "include_usage" not in (options.get("stream_options") or {})
 
 
 def seconds_of(name: str, value: Any) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, TypeVar
 
+from .blocking import refuse_to_block
 from .effects import Effect
 
 Result = TypeVar("Result")
@@ -13,7 +14,12 @@ Flow = Generator[Effect, Any, Result]
 
 
 def drive(flow: Flow[Result]) -> Result:
-    """Obey a flow in this thread, blocking."""
+    """Obey a flow in this thread, blocking.
+
+    Raises:
+        ConfigError: a bulk run goes on in this thread's event loop; and what the flow raises.
+    """
+    refuse_to_block()
     try:
         effect = next(flow)
         while True:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from traceback import walk_tb
 from typing import Any, Final, Literal
 
 from ..limits.headers import duration, retry_after
@@ -56,6 +57,11 @@ _NOT_ACCEPTED: Final = "APIResponseValidationError"
 
 # With these nothing was sent: there was nobody to send it to.
 _NOT_REACHED: Final = (ConnectionRefusedError, socket.gaierror)
+
+# Where LiteLLM looks for the key and finds none, it raises a plain ValueError, and makes a connection error of it. The
+# OpenAI SDK raises its base class then; LiteLLM has another class of that name.
+_LOOKS_FOR_THE_KEY: Final = frozenset({"validate_environment", "_get_token_and_url"})
+_SDK_WITHOUT_KEY: Final = ("openai", "OpenAIError")
 
 _SUCCESS: Final = range(200, 300)
 _AUTH: Final = frozenset({401, 403})
@@ -116,6 +122,8 @@ def failure_of(error: BaseException) -> Failure:
     unknown = _NOT_ACCEPTED in names or (
         kind in {"timeout", "connection"} and not any(_not_reached(link) for link in chain)
     )
+    if any(map(_has_no_key, chain)):
+        kind, unknown = "auth", False
     if any(isinstance(link, ImportError) for link in chain):
         kind, unknown = "request", False  # LiteLLM dresses a missing package up as a connection error; it stays missing
     headers = _headers(chain)
@@ -135,6 +143,17 @@ def failure_of(error: BaseException) -> Failure:
 def _broke_off(chain: list[BaseException]) -> bool:
     below = {cls.__name__ for link in chain[1:] for cls in type(link).__mro__}
     return bool(below & _BROKEN_OFF) and _ANSWERED not in below
+
+
+def _has_no_key(link: BaseException) -> bool:
+    """Whether nothing was sent, for want of a key."""
+    cls = type(link)
+    if (cls.__module__.partition(".")[0], cls.__name__) == _SDK_WITHOUT_KEY:
+        return True
+    if cls is not ValueError:
+        return False
+    frames = [frame.f_code.co_name for frame, _ in walk_tb(link.__traceback__)]
+    return not _LOOKS_FOR_THE_KEY.isdisjoint(frames[-1:])
 
 
 def _not_reached(link: BaseException) -> bool:

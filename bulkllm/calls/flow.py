@@ -168,15 +168,22 @@ def _attempts(parts: Parts, call: Call, account: Account) -> Flow:
 def _estimate(parts: Parts, call: Call, *, needed: bool) -> Estimate:
     if not needed and not parts.limiter.counts_tokens(call.model, call.origin):
         return _NOTHING
-    return parts.estimator.estimate(call.model, call.options)
+    return _estimate_of(parts, call)
 
 
-def _expected(parts: Parts, call: Call, estimate: Estimate, usage: Usage | None) -> float | None:
-    """What an attempt probably costs of which nobody knows more than, at the most, what had come of its answer."""
+def _estimate_of(parts: Parts, call: Call) -> Estimate:
+    return parts.estimator.estimate(call.operation, call.model, call.options)
+
+
+def _expected(parts: Parts, call: Call, estimate: Estimate, usage: Usage | None) -> tuple[float, float | None]:
+    """What tokens an attempt probably takes, and what it costs, of which nobody knows more than what had come of it."""
+    known: Usage | Estimate = estimate
     if usage is not None:
-        return expected_cost(parts.lane, call, usage.input_tokens, usage.output_tokens)
-    known = estimate if estimate is not _NOTHING else parts.estimator.estimate(call.model, call.options)
-    return expected_cost(parts.lane, call, known.input_tokens, known.output_tokens)
+        known = usage
+    elif estimate is _NOTHING:
+        known = _estimate_of(parts, call)
+    taken = known.input_tokens, known.output_tokens
+    return sum(taken), expected_cost(parts.lane, call, *taken)
 
 
 def _within_deadline(call: Call, account: Account) -> Call:
@@ -196,7 +203,7 @@ def _settle_answer(
     used = answer.usage
     guess: Usage | None = None
     if used is None:
-        known = estimate if estimate is not _NOTHING else parts.estimator.estimate(call.model, call.options)
+        known = estimate if estimate is not _NOTHING else _estimate_of(parts, call)
         guess = guessed_usage(response, known.input_tokens)
     if reservation is not None:
         word = word_of_answer(parts.lane, call, response)

@@ -5,6 +5,7 @@ What may live here: what :mod:`.cached` and :mod:`.cached_vectors` have in commo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 from .._waits import IDENTICAL
 from ..caching import Cache, Follower, Outcome, is_secret
 from ..errors import BulkLLMError
-from .account import Account, attach_to_error, record_of
+from .account import Account, attach_to_error, record_of, record_of_error
 from .call import Call
 from .effects import Effect, Follow
 from .parts import Parts
@@ -72,6 +73,8 @@ def follow(parts: Parts, account: Account, follower: Follower[Kept]) -> Generato
 def raise_if_shared(parts: Parts, account: Account, error: BaseException | None, failures: int) -> None:
     """Raise the error of the call that was followed, if it is this call's as well.
 
+    An error of bulkllm's own never is, nor a timeout of an attempt that had less time than one of this call would have.
+
     Args:
         parts: what the flow works with.
         account: of this call.
@@ -80,10 +83,20 @@ def raise_if_shared(parts: Parts, account: Account, error: BaseException | None,
     """
     if not isinstance(error, Exception) or isinstance(error, BulkLLMError):
         return
-    if failures > 1 or not parts.lane.failure(error).retryable:
+    failure = parts.lane.failure(error)
+    if failure.kind == "timeout" and _had_less_time(error, account):
+        return
+    if failures > 1 or not failure.retryable:
         own = _twin(error)
         attach_to_error(own, account.close(type(own).__name__))
         raise own
+
+
+def _had_less_time(error: Exception, account: Account) -> bool:
+    """Whether the attempt that ended with this error ended sooner than one of this call would have to."""
+    record = record_of_error(error)
+    own = (seconds for seconds in (account.call.timeout, account.left) if seconds is not None)
+    return record is not None and record.latency < min(own, default=math.inf)
 
 
 def _twin(error: Exception) -> Exception:

@@ -15,11 +15,12 @@ from typing import Any, Final
 from .. import _litellm, models
 from ..accounting import Price, Usage, cost_of, public_endpoint
 from ..caching import as_paid, own_call, patch, patch_is_due, stop_resending, was_litellm_cache_hit
+from .arguments import CURE
 from .call import Call
 from .failure import Failure, failure_of
 from .fold import StreamFold
-from .lane import Answer, Target
-from .unlogged import unlogged
+from .lane import Answer, Rates, Target
+from .unlogged import CALLBACK_OPTIONS, unlogged
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,12 @@ class _NoRetries(int):
 
 _NO_RETRIES: Final = _NoRetries(0)
 
-# US dollars for a token of input and of output, and the longest answer in tokens; None where not known.
-_Rates = tuple[tuple[float, float] | None, int | None]
+# Of these LiteLLM refuses the keywords for retries, or sends them on as a parameter of the model. They go through its
+# own HTTP handler, which needs no keyword to try once.
+_KNOW_NO_RETRIES: Final = frozenset({"gradient_ai", "huggingface", "oci"})
+
+# What is charged, and the longest answer in tokens; None where not known.
+_Rates = tuple[Rates | None, int | None]
 
 # Which options, besides the name, decide whom LiteLLM takes a model for.
 _ROUTING: Final = ("custom_llm_provider", "api_base", "base_url")
@@ -60,6 +65,7 @@ class LiteLLMLane:
     def target(self, model: str, options: Mapping[str, Any]) -> Target:
         """Whom LiteLLM takes a model for; a name that it does not know is kept as it is."""
         provider, base, other_base = (options.get(name) for name in _ROUTING)
+        model = _litellm.load().model_alias_map.get(model, model)
         key = (model, provider, base, other_base)
         known = self._targets.get(key)
         if known is None:
@@ -74,11 +80,11 @@ class LiteLLMLane:
             return Target(model, "")
         return Target(f"{provider}/{bare}", str(provider))
 
-    def price(self, call: Call) -> tuple[float, float] | None:
+    def price(self, call: Call) -> Rates | None:
         """The price that the user has set, or else what LiteLLM's map says: the plain prices, without tiers."""
         own = self._own_price(call.model)
         if own is not None:
-            return own.input_per_token, own.output_per_token
+            return Rates(own.input_per_token, own.output_per_token, own.per_request)
         return self._rates(call)[0]
 
     def longest_answer(self, call: Call) -> int | None:
@@ -119,7 +125,7 @@ class LiteLLMLane:
             for field in ("input_cost_per_token", "output_cost_per_token")
         ]
         longest = info.get("max_output_tokens")
-        price = (float(max(prices[0])), float(max(prices[1], default=0.0))) if prices[0] else None
+        price = Rates(float(max(prices[0])), float(max(prices[1], default=0.0))) if prices[0] else None
         return price, longest if isinstance(longest, int) and longest > 0 else None
 
     # -- sending ---------------------------------------------------------------------------------------------
@@ -128,7 +134,8 @@ class LiteLLMLane:
         """One attempt, blocking."""
         if patch_is_due(self._loaded):
             patch()
-        with unlogged(self._loaded, call.options):
+        stop_resending()
+        with own_call(), unlogged(self._loaded, call.options):
             return getattr(self._ready(call), call.operation)(**self._keywords(call))
 
     async def asend(self, call: Call) -> Any:
@@ -142,20 +149,24 @@ class LiteLLMLane:
     def _ready(self, call: Call) -> Any:
         litellm = self._loaded
         models.registry().introduce(call.model)  # its calculator is to have the user's prices and the refreshed ones
-        if call.operation == "embedding" and litellm.DEFAULT_MAX_RETRIES:
-            # The embeddings of Mistral, Fireworks and others never hear of our max_retries: LiteLLM takes its default.
-            litellm.DEFAULT_MAX_RETRIES = 0
         if litellm.num_retries:
             # The user's setting for all of LiteLLM would be a second retry layer below ours, in the synchronous
             # functions even against an explicit 0. LiteLLM itself clears it at the first error.
             logger.warning("litellm.num_retries is cleared: retries are bulkllm's, see RetryPolicy(max_attempts=...)")
             litellm.num_retries = None
+        if litellm.model_fallbacks:
+            logger.warning("litellm.model_fallbacks is cleared: LiteLLM would ask them past limits and books; %s", CURE)
+            litellm.model_fallbacks = None
         return litellm
 
     def _keywords(self, call: Call) -> dict[str, Any]:
         keywords = dict(call.options)
-        keywords["num_retries"] = 0
-        keywords["max_retries"] = _NO_RETRIES
+        if call.provider not in _KNOW_NO_RETRIES:
+            keywords["num_retries"] = 0
+            keywords["max_retries"] = _NO_RETRIES
+        for name in CALLBACK_OPTIONS:
+            if isinstance(listed := keywords.get(name), list):
+                keywords[name] = listed.copy()  # LiteLLM takes coroutines out: the next attempt is to find them, too
         if call.timeout is not None:
             keywords.setdefault("timeout", call.timeout)  # an httpx.Timeout of the caller's stays
         if call.adds_usage_chunk:

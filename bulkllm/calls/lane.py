@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..accounting import Usage
 from .call import Call
@@ -27,6 +27,24 @@ class Target:
 
     model: str
     provider: str
+
+
+class Rates(NamedTuple):
+    """What is charged for an attempt, in US dollars: the plain prices, without tiers and without caches.
+
+    Attributes:
+        per_input: for a token of input.
+        per_output: for a token of output.
+        per_request: for the request itself.
+    """
+
+    per_input: float
+    per_output: float
+    per_request: float = 0.0
+
+    def cost(self, input_tokens: float, output_tokens: float) -> float:
+        """What an attempt costs that takes so many tokens."""
+        return self.per_request + input_tokens * self.per_input + output_tokens * self.per_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +77,8 @@ class Lane(Protocol):
     def target(self, model: str, options: Mapping[str, Any]) -> Target:
         """Whom a model's name means. Cheap after the first time."""
 
-    def price(self, call: Call) -> tuple[float, float] | None:
-        """US dollars for a token of input and one of output, for estimates; None where that is not known. Cheap.
+    def price(self, call: Call) -> Rates | None:
+        """What an attempt is charged, for estimates; None where that is not known. Cheap.
 
         It never raises: it is asked after calls that were paid, too.
         """

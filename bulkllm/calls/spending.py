@@ -11,7 +11,7 @@ from ..accounting import Amount, Budget, Hold
 from ..errors import ConfigError
 from ..limits.estimate import Estimate
 from .call import Call
-from .lane import Lane
+from .lane import Lane, Rates
 
 # A call that does not bound its answer holds this many times the longest answer of late.
 _SAFETY: Final = 1.5
@@ -19,6 +19,8 @@ _SAFETY: Final = 1.5
 _FADING: Final = 0.99
 # The longest answer of a model of which nothing is known.
 _UNKNOWN_LENGTH: Final = 4096.0
+# What is held of money where nothing bounds it, or where what has no price counts as free.
+_FREE: Final = Rates(0.0, 0.0)
 
 
 class AnswerLengths:
@@ -50,22 +52,20 @@ def hold_of(
     inputs, outputs = estimate.input_tokens, estimate.output_tokens
     bounded = estimate.bounded or call.operation == "embedding"  # which has no output
     most = outputs if bounded else max(outputs, lengths.most(lane, call))
-    per_input = per_output = 0.0
-    if budget.max_cost is not None:
-        price = lane.price(call)
-        if price is not None:
-            per_input, per_output = price
-        elif budget.unpriced == "error":
+    rates = None if budget.max_cost is None else lane.price(call)
+    if rates is None:
+        if budget.max_cost is not None and budget.unpriced == "error":
             raise ConfigError(
                 f"the price of {call.model} is unknown, so that a budget of money cannot be kept; give it as "
                 f"Client(prices={{{call.model!r}: Price(...)}}), or count its calls as free with "
                 f"Budget(..., unpriced='free')"
             )
-    likely = Amount(inputs * per_input + outputs * per_output, inputs + outputs, requests)
-    return budget.hold(inputs * per_input + most * per_output, inputs + most, requests, likely=likely)
+        rates = _FREE
+    likely = Amount(rates.cost(inputs, outputs), inputs + outputs, requests)
+    return budget.hold(rates.cost(inputs, most), inputs + most, requests, likely=likely)
 
 
 def expected_cost(lane: Lane, call: Call, input_tokens: float, output_tokens: float) -> float | None:
-    """What so many tokens cost, by the model's plain prices; None where these are not known."""
-    price = lane.price(call)
-    return None if price is None else input_tokens * price[0] + output_tokens * price[1]
+    """What an attempt with so many tokens costs, by the model's plain prices; None where these are not known."""
+    rates = lane.price(call)
+    return None if rates is None else rates.cost(input_tokens, output_tokens)

@@ -237,7 +237,7 @@ class CallStream:
     def _guess(self) -> Usage:
         estimate = self._estimate
         if not estimate.characters:
-            estimate = self._parts.estimator.estimate(self._call.model, self._call.options)
+            estimate = self._parts.estimator.estimate(self._call.operation, self._call.model, self._call.options)
         return self._fold.estimated(estimate.input_tokens)
 
     def _settle(self, usage: Usage | None) -> None:

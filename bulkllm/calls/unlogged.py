@@ -37,11 +37,20 @@ _CALLBACKS: Final = (
     "_async_success_callback",
     "_async_failure_callback",
 )
-_READERS: Final = (*_CALLBACKS, "cache", "max_budget", "set_verbose", "log_raw_request_response")
+_READERS: Final = (
+    *_CALLBACKS,
+    "cache",
+    "max_budget",
+    "set_verbose",
+    "log_raw_request_response",
+    "custom_provider_map",  # a provider of the program's own may ask LiteLLM in its turn, with callbacks
+)
 """Settings of LiteLLM's by which something reads entries, or is kept up by the code that makes them."""
 
-_OWN_READERS: Final = ("callbacks", "input_callback", "success_callback", "failure_callback", "logger_fn",
-                       "litellm_logging_obj", "log_raw_request_response")  # fmt: skip
+CALLBACK_OPTIONS: Final = ("callbacks", "input_callback", "success_callback", "failure_callback")
+"""Lists of callbacks that one call can be given."""
+
+_OWN_READERS: Final = (*CALLBACK_OPTIONS, "logger_fn", "litellm_logging_obj", "log_raw_request_response")
 """The same, as options of one call."""
 
 _PRINTED: Final = "LITELLM_PRINT_STANDARD_LOGGING_PAYLOAD"

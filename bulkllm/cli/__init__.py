@@ -11,6 +11,8 @@ import sys
 def main() -> None:
     """The ``bulkllm`` command."""
     from .app import app
-    from .exits import guarded
+    from .exits import guarded, prepared, warnings_shown
 
-    sys.exit(guarded(app))
+    prepared()
+    with warnings_shown():
+        sys.exit(guarded(app))

@@ -52,13 +52,13 @@ def fake_provider(
         seed=seed,
         port=port,
     )
-    server.start()
-    print(
-        f"openai/...     --api-base {server.openai_base}\n"
-        f"anthropic/...  --api-base {server.anthropic_base}\n"
-        f"report         {server.url}/__report__",
-        file=sys.stderr,
-        flush=True,
-    )
     with suppress(KeyboardInterrupt):  # Ctrl-C is how it ends, however early
+        server.start()
+        print(
+            f"openai/...     --api-base {server.openai_base}\n"
+            f"anthropic/...  --api-base {server.anthropic_base}\n"
+            f"report         {server.url}/__report__",
+            file=sys.stderr,
+            flush=True,
+        )
         server.serve_forever()

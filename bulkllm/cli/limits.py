@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,7 +50,7 @@ def fetch(
     workspace: Annotated[
         str | None, typer.Option("--workspace", help="Anthropic: the workspace that your calls' key belongs to.")
     ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")] = 30.0,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds to wait for an answer.")] = 30.0,
     as_json: shared.AsJson = False,
 ) -> None:
     """Read your limits from the provider with an admin key, and keep them in a file.
@@ -118,9 +119,10 @@ def show(
     path, learned_at = limits_path(file), learned_path()
     if file is not None and not path.exists():
         raise ConfigError(f"{path}: there is no such file")
-    configured = [one for one in read_limits(path) if _holds(one.limit, models)] if path.exists() else []
-    learned = [one for one in load(learned_at) if not models or one.model in models]
-    tiers = [tier for entry in published() for tier in entry.tiers.values() if models and _holds(tier.limit, models)]
+    names = _names(models or ())
+    configured = [one for one in read_limits(path) if _holds(one.limit, names)] if path.exists() else []
+    learned = [one for one in load(learned_at) if not names or not names.isdisjoint(_names([one.model]))]
+    tiers = [tier for entry in published() for tier in entry.tiers.values() if names and _holds(tier.limit, names)]
     view = None if store is None else _look(store, group)
     if as_json:
         told: dict[str, Any] = {
@@ -183,15 +185,19 @@ def published(
 
 
 def _look(where: str, group: str) -> View:
-    """How the limits of a store stand. A file is not made by looking."""
+    """How the limits of a store stand. No file is made, renamed or written by looking."""
     from ..errors import ConfigError
-    from ..limits.stores import open_store
+    from ..limits.stores import _path_of, open_store
+    from ..limits.stores.sqlite import file_of, look_at
 
-    path = where.removeprefix("sqlite://")
-    if "://" not in path and not Path(path).exists():
+    in_file = where.startswith("sqlite://")
+    if not where or ("://" in where and not in_file):
+        with open_store(where) as store:
+            return store.look(group)
+    path = file_of(_path_of(where) if in_file else where)
+    if not path.exists():
         raise ConfigError(f"--store {where}: there is no such file; it is made by the first program that shares limits")
-    with open_store(where) as store:
-        return store.look(group)
+    return look_at(path, group)
 
 
 def _shared_lines(view: View) -> list[tuple[str, str, str]]:
@@ -219,8 +225,19 @@ def _print(value: object) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
-def _holds(limit: RateLimit, models: list[str] | None) -> bool:
-    return not models or any(limit.matches(model) for model in models)
+def _names(models: Iterable[str]) -> set[str]:
+    """The models as they are written, and under the names that calls resolve them to."""
+    from ..models import registry
+
+    found: set[str] = set()
+    for model in models:
+        resolved = registry().resolve(model)
+        found |= {model, resolved, registry().canonical(resolved)}
+    return found
+
+
+def _holds(limit: RateLimit, names: set[str]) -> bool:
+    return not names or any(limit.matches(name) for name in names)
 
 
 def _fetched(result: FetchResult) -> dict[str, Any]:

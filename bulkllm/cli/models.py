@@ -6,6 +6,7 @@ What may live here: the six commands. Each asks the registry and prints what it 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +49,8 @@ NoLimits = Annotated[
 NoRates = Annotated[
     bool, typer.Option("--without-rates", help="Only those for which no requests or tokens a minute are known.")
 ]
+
+_logger = logging.getLogger(__name__)
 
 _ABILITIES = (
     "tools", "vision", "reasoning", "response_schema", "prompt_caching", "batch", "pdf", "audio", "web_search",
@@ -190,7 +193,7 @@ def diff(providers: Providers = None, as_json: shared.AsJson = False) -> None:
 @app.command()
 def deprecated(
     within_days: Annotated[
-        int, typer.Option("--within-days", min=0, help="Also those that end within so many days.")
+        int, typer.Option("--within-days", min=0, max=36_500, help="Also those that end within so many days.")
     ] = 90,
     as_json: shared.AsJson = False,
 ) -> None:
@@ -217,7 +220,7 @@ def _registry() -> Registry:
 def _warn(registry: Registry) -> None:
     """What is wrong in the user's files does not stop a command, and is said after it."""
     for problem in registry.problems:
-        print(f"warning: {problem}", file=sys.stderr)
+        _logger.warning("%s", problem)
 
 
 def _wanted(info: ModelInfo, *, limits: bool, rates: bool) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -13,6 +14,17 @@ from ..limits import RateLimit, load_limits
 from ..limits.spec import Window
 
 _LIMITS = "Limits"
+
+OF_A_RUN: Final[Mapping[str, str | None]] = {
+    "budget": "--budget", "deployments": "--deployments", "endpoint": "--endpoint", "fallbacks": "--fallback",
+    "limit": "--limit", "limits": "--limits", "max_in_flight": "--max-in-flight", "model": "--model",
+    "output": "--output", "progress": "--no-progress", "prompt": "--prompt", "redo_changed": "--redo-changed",
+    "requests": "FILE", "retry": "--num-retries", "retry_failed": "--retry-failed", "sample": "--sample",
+    "skip_bad": "--skip-bad", "store": "--store", "system": "--system", "wait_for_quota": "--wait-for-quota",
+    "cache": None, "call": None, "client": None, "handle_signals": None, "on_error": None, "on_result": None,
+    "ordered": None, "reasks": None, "validate": None,
+}  # fmt: skip
+"""A run's own keywords, and the option that each is given with; None where a command has none."""
 
 Rpm = Annotated[float | None, typer.Option("--rpm", help="Requests a minute.", rich_help_panel=_LIMITS)]
 Tpm = Annotated[float | None, typer.Option("--tpm", help="Tokens a minute, input and output.", rich_help_panel=_LIMITS)]
@@ -71,16 +83,30 @@ def limits(
     """
     found = [] if file is None else load_limits(file)
     if rpm is None and tpm is None and itpm is None and otpm is None:
+        for name, value in (("--burst", burst), ("--window", window)):
+            if value is not None:
+                raise ConfigError(f"{name} says how a limit is counted: give --rpm, --tpm, --itpm or --otpm too")
         return found
     known: Window | None = window  # type: ignore[assignment]  # RateLimit checks it, with a message for the user
     return [*found, RateLimit("*", rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=known)]
+
+
+def shared_through(store: str | None, limits: list[RateLimit]) -> str | None:
+    """The store of ``--store``.
+
+    Raises:
+        ConfigError: there are no limits to be shared.
+    """
+    if store is not None and not limits:
+        raise ConfigError("--store shares limits: give --rpm, --tpm or --limits")
+    return store
 
 
 def keywords(assignments: list[str]) -> dict[str, Any]:
     """LiteLLM's keywords from ``name=value``: a value is read as JSON, and as text where it is none.
 
     Raises:
-        ConfigError: no ``=`` in it.
+        ConfigError: no ``=`` in it, or the keyword is a run's own.
     """
     found: dict[str, Any] = {}
     for assignment in assignments:
@@ -91,4 +117,8 @@ def keywords(assignments: list[str]) -> dict[str, Any]:
             found[name] = json.loads(value)
         except ValueError:
             found[name] = value
+        if name in OF_A_RUN and not (name == "cache" and isinstance(found[name], dict)):
+            instead = OF_A_RUN[name]
+            cure = f"that is what {instead} is for: give it there" if instead else "it can only be given in a program"
+            raise ConfigError(f"--option {name} is no keyword of LiteLLM's; {cure}")
     return found

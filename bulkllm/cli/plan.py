@@ -59,6 +59,7 @@ def plan(
     """
     import bulkllm
 
+    from ..bulk.onlooker import usual_cache
     from ..bulk.places import load_deployments
 
     wanted: dict[str, Any] = {
@@ -71,7 +72,9 @@ def plan(
         **shared.keywords(option or []),
     }
     client = bulkllm.Client(
-        shared.limits(rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=window, file=limits)
+        shared.limits(rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=window, file=limits),
+        store=False,
+        cache=usual_cache(),
     )
     found = client.plan(
         file,

@@ -96,7 +96,7 @@ def run(
     import bulkllm
 
     from ..bulk.places import load_deployments
-    from .exits import exit_code
+    from .exits import exit_code, printed
     from .show import show_result
 
     if output is None:
@@ -112,11 +112,8 @@ def run(
         "max_in_flight": max_in_flight,
         **shared.keywords(option or []),
     }
-    client = bulkllm.Client(
-        shared.limits(rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=window, file=limits),
-        store=store,
-        wait_for_quota=wait_for_quota,
-    )
+    held = shared.limits(rpm=rpm, tpm=tpm, itpm=itpm, otpm=otpm, burst=burst, window=window, file=limits)
+    client = bulkllm.Client(held, store=shared.shared_through(store, held), wait_for_quota=wait_for_quota)
     result = client.run(
         file,
         model=model[0] if model and len(model) == 1 else model or None,
@@ -133,5 +130,5 @@ def run(
         budget=None if budget is None else bulkllm.Budget(budget),
         **{name: value for name, value in wanted.items() if value is not None},
     )
-    show_result(result, as_json=as_json)
+    printed(lambda: show_result(result, as_json=as_json), f"the answers are in {output}")
     raise typer.Exit(exit_code(result))

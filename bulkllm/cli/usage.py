@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, get_args
 
@@ -14,13 +15,14 @@ from ..errors import ConfigError
 from . import options as shared
 
 if TYPE_CHECKING:
-    from ..accounting import UsageRecord, UsageTracker
+    from ..accounting import Amount, UsageRecord, UsageTracker
     from ..accounting.history import History
     from ..accounting.tracker import By
 
 app = typer.Typer(name="usage", help="Show what calls used and cost.", no_args_is_help=True, rich_markup_mode=None)
 
 _WIDE: Final = 120  # columns where there is no terminal
+_SQLITE: Final = b"SQLite format 3\0"
 
 
 @app.callback()
@@ -50,7 +52,7 @@ def report(
     And what the calls' time went on: which limits, retries or the provider itself, and what to raise.
     With --html everything is one page that opens in any browser and needs nothing from outside.
     """
-    history, notes = _read(file)
+    history, notes, earlier = _read(file)
     if html is not None:
         from ..accounting.page import page
 
@@ -59,24 +61,30 @@ def report(
             print(f"written to {html}", file=sys.stderr)
             return
     if as_json:
-        sys.stdout.write(
-            json.dumps(
-                {**history.tracker.to_dict(), "advice": history.tracker.total.advice, "notes": notes}, allow_nan=False
-            )
-            + "\n"
-        )
+        told = {**history.tracker.to_dict(), "advice": history.tracker.total.advice, "notes": notes}
+        sys.stdout.write(json.dumps({**told, "earlier": earlier._asdict()}, allow_nan=False) + "\n")
         return
     _show(history.tracker, _breakdowns(by, history.tracker), notes)
 
 
-def _read(path: Path) -> tuple[History, list[str]]:
-    """What the file tells, and what is to be said besides."""
+def _read(path: Path) -> tuple[History, list[str], Amount]:
+    """What the file tells, what is to be said besides, and what rows had used that were asked again."""
+    from ..accounting import Amount
     from ..accounting.history import History
+    from ..accounting.report import dollars
+    from ..bulk import read_results
+    from ..bulk.spent import superseded_in
 
     history = History(path.name)
     notes = []
     unasked = 0
-    for record in _records(path):
+    earlier = Amount(0.0, 0.0, 0.0)
+    records: Iterable[UsageRecord | None]
+    if _has_results(path):
+        records, earlier = (row.record for row in read_results(path)), superseded_in(path)
+    else:
+        records = _kept(path)
+    for record in records:
         if record is None:
             unasked += 1
         else:
@@ -92,21 +100,49 @@ def _read(path: Path) -> tuple[History, list[str]]:
     ):
         if count:
             notes.append(what.format(count))
-    return history, notes
+    if any(earlier):
+        used = f"{earlier.requests:,.0f} requests, {earlier.tokens:,.0f} tokens, {dollars(earlier.cost)}"
+        notes.append(f"Earlier asks of rows that were asked again (in no sum): {used}, as far as known")
+    return history, notes, earlier
 
 
-def _records(path: Path) -> Iterator[UsageRecord | None]:
-    """The records of a results file, None for rows that were never asked; or those that a sink has kept."""
+def _kept(path: Path) -> Iterator[UsageRecord]:
+    """What a sink has kept.
+
+    Raises:
+        ConfigError: one is no usage record; with its place.
+    """
     from ..accounting import read_records
-    from ..bulk import read_results
 
+    count = 0
+    try:
+        for record in read_records(path):
+            yield record
+            count += 1
+    except ConfigError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ConfigError(
+            f"{path}:{_line(path, count)}: {error}; give a results file of `bulkllm run`, or what "
+            "UsageTracker(sink=...) has kept"
+        ) from error
+
+
+def _line(path: Path, count: int) -> int:
+    """The line, or in a database the row, that comes after so many records."""
+    with path.open("rb") as file:
+        if file.read(len(_SQLITE)) == _SQLITE:
+            return count + 1
+        file.seek(0)
+        lines = (number for number, text in enumerate(file, 1) if not text.isspace())
+        return next(islice(lines, count, None), count + 1)
+
+
+def _has_results(path: Path) -> bool:
+    """Whether it is a results file, and not what a sink has kept."""
     with path.open("rb") as file:
         start = file.readline(1 << 16)
-    if start.startswith(b'{"id":"bulkllm-') or b'"bulkllm":' in start or not start:
-        for row in read_results(path):
-            yield row.record
-    else:
-        yield from read_records(path)
+    return start.startswith(b'{"id":"bulkllm-') or b'"bulkllm":' in start or not start
 
 
 def _breakdowns(by: list[str] | None, tracker: UsageTracker) -> list[By]:
@@ -150,9 +186,9 @@ def _show(tracker: UsageTracker, breakdowns: list[By], notes: list[str]) -> None
 
 
 def _write(path: Path, text: str, *, source: Path) -> None:
-    if path.exists() and path.samefile(source):
-        raise ConfigError(f"--html {path} is the file that is reported on; give another one")
     try:
+        if path.exists() and path.samefile(source):
+            raise ConfigError(f"--html {path} is the file that is reported on; give another one")
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--html {path} cannot be written: {error.strerror}") from error

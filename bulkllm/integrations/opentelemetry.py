@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import os
 import threading
 import weakref
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 from ..accounting import UsageRecord
 from ..calls.call import Call
 from ..errors import ConfigError
-from ._messages import input_messages, output_messages
+from ._messages import finish_reasons, input_messages, output_messages
 
 try:
     from opentelemetry import context as otel_context
@@ -77,6 +78,7 @@ _USAGE: Final = {
     "output_audio_tokens": "gen_ai.usage.audio.output_tokens",
 }
 _PORTS: Final = {"http": 80, "https": 443}
+_LAST_EVENTS: Final = ("response.completed", "response.incomplete", "response.failed")
 
 Value = str | bool | int | float | list[str]
 
@@ -131,18 +133,22 @@ class OpenTelemetry:
         self._cost = meter.create_counter(
             "bulkllm.client.cost", unit="{USD}", description="What calls cost, where that is known."
         )
-        self._queue: SimpleQueue[_Watch | threading.Event | None] = SimpleQueue()
-        self._thread = threading.Thread(target=_work, args=(self._queue,), name="bulkllm-opentelemetry", daemon=True)
-        self._thread.start()
-        weakref.finalize(self, self._queue.put, None).atexit = False  # or the thread would wait for ever
+        self._used = self._closed = False
+        self._start()
         _open.add(self)
+        atexit.register(_flush_all)  # what was registered last runs first: before the providers' own ends
 
     def began(self, call: Call) -> _Watch:
-        """A call begins: remember in whose context."""
+        """A call begins: remember in whose context, and what is asked."""
+        if not self._used:  # its provider may have been set after this was made
+            self._used = True
+            atexit.register(_flush_all)
         return _Watch(self, call, otel_context.get_current())
 
     def flush(self) -> None:
         """Wait until OpenTelemetry has been told of all calls that are over. It does not flush OpenTelemetry itself."""
+        if not self._thread.is_alive():
+            return
         done = threading.Event()
         self._queue.put(done)
         while self._thread.is_alive() and not done.wait(0.05):
@@ -150,9 +156,21 @@ class OpenTelemetry:
 
     def close(self) -> None:
         """Tell of what is left; calls that end later are not told of. The end of the program does it too."""
-        self.flush()
-        self._queue.put(None)
+        self._closed = True
+        self._stop()
         self._thread.join()
+        _open.discard(self)
+
+    def _start(self) -> None:
+        """Have a queue, and a thread that empties it."""
+        self._queue: SimpleQueue[_Watch | threading.Event | None] = SimpleQueue()
+        self._thread: threading.Thread = threading.Thread(
+            target=_work, args=(self._queue,), name="bulkllm-opentelemetry", daemon=True
+        )
+        self._thread.start()
+        # When nobody has this any more, or the thread would wait for ever.
+        self._stop: weakref.finalize[[None], OpenTelemetry] = weakref.finalize(self, self._queue.put, None)
+        self._stop.atexit = False
 
     def _tell(self, watch: _Watch) -> None:
         call, record = watch.call, watch.record
@@ -174,7 +192,7 @@ class OpenTelemetry:
 
     def _span(self, watch: _Watch, call: Call, record: UsageRecord, attributes: dict[str, Value]) -> None:
         began = round(record.started_at.timestamp() * 1e9)
-        attributes |= _request(call) | _response(watch.response) | _ours(record, tags=self._tags)
+        attributes |= _request(call) | watch.answer() | _ours(record, tags=self._tags)
         if record.total_tokens:
             for name, named in _USAGE.items():
                 if count := getattr(record.usage, name):
@@ -205,34 +223,69 @@ class _Watch:
         self.response: Any = None
         self.lasted = 0
         self.owner = owner
-        self._text: list[str] = []
+        self._asked: list[dict[str, Any]] = []
+        if owner._content and not owner._closed:  # taken now, for the caller may add to the list
+            self._asked = input_messages(call.options.get("messages", call.options.get("input")))
+        self._texts: dict[int, list[str]] = {}
+        self._reasons: dict[int, str | None] = {}
 
     def chunk(self, chunk: Any) -> None:
         """A chunk has come; its text is kept only where prompts and answers were asked for."""
-        if not self.owner._content:
+        kind = getattr(chunk, "type", None)
+        if isinstance(kind, str):
+            if kind in _LAST_EVENTS:
+                self.response = getattr(chunk, "response", None)
+            elif kind == "response.output_text.delta":
+                self._add(getattr(chunk, "output_index", 0), getattr(chunk, "delta", None), None)
             return
-        delta = getattr(chunk, "delta", None)
-        if isinstance(delta, str) and getattr(chunk, "type", "") == "response.output_text.delta":
-            self._text.append(delta)
         for choice in getattr(chunk, "choices", None) or ():
             text = getattr(getattr(choice, "delta", None), "content", None)
-            if isinstance(text, str):
-                self._text.append(text)
+            self._add(getattr(choice, "index", 0), text, getattr(choice, "finish_reason", None))
+
+    def _add(self, place: int, text: Any, reason: str | None) -> None:
+        self._reasons[place] = reason or self._reasons.get(place)
+        if self.owner._content and isinstance(text, str):
+            self._texts.setdefault(place, []).append(text)
 
     def ended(self, record: UsageRecord, response: Any) -> None:
         """The call is over."""
-        self.record, self.response = record, response
+        if self.owner._closed:
+            return
+        self.record = record
+        if response is not None:
+            self.response = response
         self.lasted = max(0, round((datetime.now(UTC) - record.started_at).total_seconds() * 1e9))
         self.owner._queue.put(self)
 
+    def answer(self) -> dict[str, Value]:
+        """What the answer is called, and why it ended."""
+        found: dict[str, Value] = {}
+        name = getattr(self.response, "id", None)
+        if isinstance(name, str) and name:
+            found["gen_ai.response.id"] = name
+        reasons = finish_reasons(self.response) if self.response is not None else list(self._ends().values())
+        told = [reason for reason in reasons if isinstance(reason, str)]
+        if told and len(told) == len(reasons):  # they stand for the choices in order
+            found["gen_ai.response.finish_reasons"] = told
+        return found
+
     def content(self) -> dict[str, Value]:
         """What was asked and answered."""
-        asked = self.call.options.get("messages", self.call.options.get("input"))
-        found: dict[str, Value] = {"gen_ai.input.messages": json.dumps(input_messages(asked), default=str)}
-        answers = output_messages(self.response, "".join(self._text))
+        found: dict[str, Value] = {"gen_ai.input.messages": json.dumps(self._asked, default=str)}
+        ends = self._ends()
+        streamed = [("".join(self._texts[place]), ends[place]) for place in sorted(self._texts)]
+        answers = output_messages(self.response, streamed)
         if answers:
             found["gen_ai.output.messages"] = json.dumps(answers, default=str)
         return found
+
+    def _ends(self) -> dict[int, str | None]:
+        """Why each choice of a stream ended, in order; None where that is not known.
+
+        The conventions call it an error where an answer broke off. (Of several choices LiteLLM tells only one's end.)
+        """
+        missing = None if self.record is not None and self.record.ok else "error"
+        return {place: self._reasons[place] or missing for place in sorted(self._reasons)}
 
 
 def _common(call: Call, record: UsageRecord) -> dict[str, Value]:
@@ -274,17 +327,6 @@ def _request(call: Call) -> dict[str, Value]:
     return found
 
 
-def _response(response: Any) -> dict[str, Value]:
-    found: dict[str, Value] = {}
-    name = getattr(response, "id", None)
-    if isinstance(name, str) and name:
-        found["gen_ai.response.id"] = name
-    reasons = [getattr(choice, "finish_reason", None) for choice in getattr(response, "choices", None) or ()]
-    if reasons and all(isinstance(reason, str) for reason in reasons):
-        found["gen_ai.response.finish_reasons"] = [str(reason) for reason in reasons]
-    return found
-
-
 def _ours(record: UsageRecord, *, tags: bool) -> dict[str, Value]:
     found: dict[str, Value] = {
         "bulkllm.attempts": record.attempts,
@@ -316,7 +358,18 @@ def _work(queue: SimpleQueue[_Watch | threading.Event | None]) -> None:
 _open: weakref.WeakSet[OpenTelemetry] = weakref.WeakSet()
 
 
-@atexit.register
 def _flush_all() -> None:
     for one in list(_open):
         one.flush()
+
+
+def _after_fork() -> None:
+    """A child has neither the threads nor the calls: what was waiting is the parent's to tell."""
+    for one in list(_open):
+        one._stop.detach()
+        one._used = False
+        one._start()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

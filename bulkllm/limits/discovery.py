@@ -87,6 +87,7 @@ class Discovered(Pool):
         "_brakes",
         "_burst",
         "_careful",
+        "_crowded_by",
         "_lag",
         "_live",
         "_rumours",
@@ -111,6 +112,7 @@ class Discovered(Pool):
         self.closing: Closing | None = None  # the latest one, until something was let in after it
         self.pace = Pace(now)
         self.crowd = Crowd(careful=careful)
+        self._crowded_by = "start"  # why no more may be under way: that, "closed", or "in flight" after a cut
         self._careful = careful
         self.max_in_flight = self.crowd.most
         self.news = False  # something was learned that is worth remembering
@@ -153,12 +155,13 @@ class Discovered(Pool):
         if (closing := self.spent(now)) is not None:
             return DAYS.get(closing.quota, "closed")
         if self.in_flight >= self.max_in_flight:
-            return "in flight"
+            return self._crowded_by
+        held_by = "start" if self.opening.is_starting(self.in_flight) else "closed"
         if not self._live:
-            return "closed"
+            return held_by
         slowest = max(self._live, key=lambda meter: meter.ready_at(amounts[meter.dimension], now))
-        opens = self.opening.ready_at(self.in_flight)
-        return "closed" if slowest.ready_at(amounts[slowest.dimension], now) < opens else slowest.name
+        ready = max(now, slowest.ready_at(amounts[slowest.dimension], now))
+        return held_by if ready < self.opening.ready_at(self.in_flight) else slowest.name
 
     @property
     def closed_until(self) -> float:
@@ -230,7 +233,7 @@ class Discovered(Pool):
         elif refused:
             self._refused(passage, word.retry_after, now, explained=explained or guilty)
         else:
-            self.crowd.overloaded(passage.sent_at, self.in_flight, now)
+            self._overloaded(passage.sent_at, now)
         self.max_in_flight = self.crowd.most
 
     def close(self, until: float) -> None:
@@ -247,7 +250,13 @@ class Discovered(Pool):
         self.closing = closing_for(self.closing, spent, passage.sent_at, now)
         self.opening.close(self.closing.until, gently=False)
         self.crowd.reopen()  # more goes only with the answers
+        self._crowded_by = "closed"
         self.max_in_flight = self.crowd.most
+
+    def _overloaded(self, sent_at: float, now: float) -> None:
+        """The provider had no capacity for a request."""
+        self.crowd.overloaded(sent_at, self.in_flight, now)
+        self._crowded_by = "in flight"
 
     def _listen(self, passage: Passage, told: Iterable[Observation], now: float, *, refused: bool) -> bool:
         """Take in what headers say. Tells whether they account for a refusal."""
@@ -331,7 +340,7 @@ class Discovered(Pool):
             self.was_close(passage)
         if not explained and "rpm" in self.tracked and self._share_refused < _OFTEN:
             explained = True  # it tells a limit, and this is not it: it is busy, or bears no more at once
-            self.crowd.overloaded(sent_at, self.in_flight, now)
+            self._overloaded(sent_at, now)
         if explained:
             self.pace.count_refused(passage.number, now)
             self.close(now + (_PAUSE if retry_after is None else retry_after))

@@ -82,18 +82,16 @@ class TokenEstimator:
     def __init__(self) -> None:
         self._models: dict[str, _Calibration] = {}
 
-    def estimate(self, model: str, options: Mapping[str, Any]) -> Estimate:
-        """Estimate a request by LiteLLM's keywords."""
-        return self.estimate_of(model, size_of(options))
+    def estimate(self, operation: str, model: str, options: Mapping[str, Any]) -> Estimate:
+        """Estimate a request by LiteLLM's keywords for this function of its."""
+        return self.estimate_of(model, size_of(operation, options))
 
     def estimate_of(self, model: str, size: Size) -> Estimate:
         """Estimate a request by its size."""
         calibration = self._models.get(model) or _FRESH
         characters, messages, bound, vectors = size
         input_tokens = characters / calibration.characters_per_token + messages * _TOKENS_PER_MESSAGE
-        output_tokens = calibration.output_tokens if bound is None else bound
-        if vectors:
-            output_tokens = calibration.output_tokens if calibration.answers else 0.0
+        output_tokens = 0.0 if vectors else calibration.output_tokens if bound is None else bound
         likely = calibration.likely(output_tokens, bounded=bound is not None or vectors)
         return Estimate(input_tokens, output_tokens, characters, bound is not None, likely)
 
@@ -106,13 +104,12 @@ class TokenEstimator:
 
 
 class _Calibration:
-    __slots__ = ("_lengths", "_number", "answers", "characters_per_token", "most_outputs", "output_tokens", "weight")
+    __slots__ = ("_lengths", "_number", "characters_per_token", "most_outputs", "output_tokens", "weight")
 
     def __init__(self) -> None:
         self.characters_per_token = _CHARACTERS_PER_TOKEN
         self.output_tokens = _FIRST_OUTPUT
         self.weight = 0.0
-        self.answers = False
         self.most_outputs = math.inf
         self._lengths: deque[int] = deque(maxlen=_LENGTHS)
         self._number = 0
@@ -131,7 +128,6 @@ class _Calibration:
             # Bounded, so that a provider which reports nonsense cannot make estimates vanish.
             self.characters_per_token += share * (min(max(seen, 0.5), 10.0) - self.characters_per_token)
         self.output_tokens += share * (output_tokens - self.output_tokens)
-        self.answers = self.answers or output_tokens > 0
         self._lengths.append(output_tokens)
         self._number += 1
         if self._number % _LENGTHS_EVERY == 0:
@@ -161,23 +157,26 @@ def _content(message: object) -> object:
     return message.get("content") if isinstance(message, Mapping) else getattr(message, "content", None)
 
 
-def size_of(options: Mapping[str, Any]) -> Size:
-    """The size of a request by LiteLLM's keywords."""
-    characters, messages = _size(options)
+def size_of(operation: str, options: Mapping[str, Any]) -> Size:
+    """The size of a request by LiteLLM's keywords for this function of its."""
+    characters, messages = _size(operation, options)
     bound = _bound(options)
-    vectors = "input" in options and "messages" not in options and "max_output_tokens" not in options
-    return Size(characters, messages, None if bound is None else bound * _answers(options), vectors)
+    return Size(characters, messages, None if bound is None else bound * _answers(options), operation == "embedding")
 
 
-def _size(options: Mapping[str, Any]) -> tuple[int, int]:
+def _size(operation: str, options: Mapping[str, Any]) -> tuple[int, int]:
     """Characters and messages of a request."""
     messages = options.get("messages")
+    given = options.get("input")
     if isinstance(messages, list | tuple):
         characters = sum(_characters(_content(message)) for message in messages)
         count = len(messages)
     else:
-        characters = _characters(options.get("input"))
-        count = 1
+        characters = _characters(given)
+        count = len(given) if operation == "responses" and isinstance(given, list) else 1
+    instructions = options.get("instructions")
+    if isinstance(instructions, str):
+        characters += len(instructions)
     tools = options.get("tools")
     if tools:
         characters += len(str(tools))
@@ -191,5 +190,5 @@ def _characters(content: object) -> int:
         return sum(_characters(part) for part in content)
     if isinstance(content, Mapping):
         text = content.get("text", content.get("content"))
-        return len(text) if isinstance(text, str) else _CHARACTERS_PER_PART
+        return _characters(text) if isinstance(text, str | list) else _CHARACTERS_PER_PART
     return round(_CHARACTERS_PER_TOKEN) if isinstance(content, int) else 0  # an embedding's input may be tokens already

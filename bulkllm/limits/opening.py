@@ -58,12 +58,19 @@ class Opening:
 
     def ready_at(self, in_flight: int) -> float:
         """When the next one may go, or might have gone, with so many under way."""
-        ready = self.at
-        if self._went:
-            ready += self.lap * math.log2(1.0 + self._went)
-        if self._began is not None and in_flight >= _AT_ONCE:
-            ready = max(ready, self._began + _SECOND * math.log2(1.0 + (in_flight - _AT_ONCE) / _FIRST_SECOND))
-        return ready
+        return max(self._reopens_at(), self._starts_at(in_flight))
+
+    def is_starting(self, in_flight: int) -> bool:
+        """Whether it is the start that holds the next one up longest, and nothing that a refusal had closed."""
+        return self._starts_at(in_flight) > self._reopens_at()
+
+    def _reopens_at(self) -> float:
+        return self.at + self.lap * math.log2(1.0 + self._went) if self._went else self.at
+
+    def _starts_at(self, in_flight: int) -> float:
+        if self._began is None or in_flight < _AT_ONCE:
+            return -math.inf
+        return self._began + _SECOND * math.log2(1.0 + (in_flight - _AT_ONCE) / _FIRST_SECOND)
 
     def took(self, now: float) -> None:
         """One goes."""

@@ -62,7 +62,10 @@ class Origins:
             if len(self._found) > _MOST:
                 self._found.clear()
             found = self._make(
-                provider, str(base or _base_of(provider)), str(key or _key_of(provider)), str(organization or "")
+                provider,
+                str(base or base_in_environment(provider)),
+                str(key or _key_of(provider)),
+                str(organization or ""),
             )
             self._found[look_up] = found
         return found
@@ -90,7 +93,7 @@ def _key_of(provider: str) -> str:
     return os.environ.get(f"{provider.upper()}_API_KEY", "")
 
 
-def _base_of(provider: str) -> str:
+def base_in_environment(provider: str) -> str:
     """The base URL in the environment that LiteLLM takes for a provider, by the usual names."""
     name = provider.upper()
     return os.environ.get(f"{name}_BASE_URL") or os.environ.get(f"{name}_API_BASE", "")

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
+import signal
 import threading
+from collections.abc import Callable
 
 import pytest
 
-from bulkllm.accounting import Amount, Budget, Hold, active_budgets, in_order
+from bulkllm.accounting import Amount, Budget, Hold, UsageRecord, UsageTracker, active_budgets, in_order
 from bulkllm.errors import BudgetExceeded, ConfigError, LimitTimeout
+
+
+def in_child(check: Callable[[], bool]) -> bool:
+    """What a forked child finds; one that hangs is ended."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        found = False
+        try:
+            found = check()
+        finally:
+            os._exit(0 if found else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_an_estimate_is_held_and_the_real_cost_spent() -> None:
@@ -257,3 +273,65 @@ def test_roundings_do_not_add_up() -> None:
     assert budget.held.cost == 0.0
     with budget.hold(cost=1.00):
         assert budget.held.cost == 1.00
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_has_what_is_spent_and_nothing_of_what_is_under_way() -> None:
+    budget = Budget(1.00)
+    with budget.hold(cost=0.30):
+        pass
+    held = budget.hold(cost=0.60).acquire()
+
+    def waiting_in_line() -> None:
+        with pytest.raises(BudgetExceeded):
+            budget.hold(cost=0.50).acquire()
+
+    thread = threading.Thread(target=waiting_in_line)
+    thread.start()
+    while not budget._queue:
+        thread.join(0.005)
+
+    def the_childs() -> bool:
+        begins = not any(budget.held) and budget.spent.cost == pytest.approx(0.30)
+        with budget.hold(cost=0.65):  # while the parent's call is under way, and nobody is before it
+            alone = budget.held.cost == pytest.approx(0.65)
+            held.settle(cost=0.60)
+        return begins and alone and not any(budget.held) and budget.spent == pytest.approx((0.95, 0, 2))
+
+    assert in_child(the_childs)
+    assert budget.held.cost == pytest.approx(0.60)
+    held.settle(cost=0.60)
+    thread.join(20)
+    assert budget.spent == pytest.approx((0.90, 0, 2))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_forked_while_another_thread_has_the_books_reads_its_own() -> None:
+    budget, tracker = Budget(1.00), UsageTracker()
+    inside, over = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with budget._mailbox, tracker._mailbox:
+            inside.set()
+            over.wait(60)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert inside.wait(20)
+    budget.add(cost=0.10)  # the parent's to take in
+    tracker.record(UsageRecord(model="openai/m"))
+
+    def the_childs() -> bool:
+        budget.add(cost=0.20)
+        tracker.record(UsageRecord(model="openai/m"))
+        return budget.spent.cost == pytest.approx(0.20) and tracker.total.requests == 1
+
+    try:
+        assert in_child(the_childs)
+    finally:
+        over.set()
+        thread.join()
+    assert budget.spent.cost == pytest.approx(0.10)
+    assert tracker.total.requests == 1

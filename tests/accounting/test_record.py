@@ -50,6 +50,7 @@ records = st.builds(
     estimated=st.booleans(),
     charge_unknown=st.booleans(),
     uncertain_cost=maybe_number,
+    uncertain_tokens=st.integers(0, 10**9),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import multiprocessing
 import os
 import sqlite3
 import subprocess
@@ -39,7 +40,8 @@ PATHS = pytest.mark.parametrize("name", ["records.jsonl", "records.sqlite"])
 @PATHS
 def test_what_is_counted_is_kept_and_can_be_read_again(name: str, tmp_path: Path) -> None:
     told = [
-        record(number, outcome="Timeout" if number % 7 == 0 else "ok", refused=number % 3) for number in range(2500)
+        record(number, outcome="Timeout" if number % 7 == 0 else "ok", refused=number % 3, uncertain_tokens=number % 5)
+        for number in range(2500)
     ]
     tracker = UsageTracker("kept", sink=tmp_path / name)
     for one in told:
@@ -204,6 +206,68 @@ def test_a_forked_child_writes_too_and_nothing_twice(tmp_path: Path) -> None:
     assert os.waitpid(child, 0)[1] == 0
     sink.close()
     assert sorted(one.tags["number"] for one in read_records(tmp_path / "x.jsonl")) == ["1", "2"]
+
+
+CHILDREN = """
+import multiprocessing
+import sys
+
+made_in, method, path = sys.argv[1:]
+
+if made_in != "a child that imports it":
+    from bulkllm.accounting import UsageRecord, UsageTracker
+
+
+def work(tracker):
+    from bulkllm.accounting import UsageRecord, UsageTracker
+
+    tracker = tracker or UsageTracker(sink=path)
+    for _ in range(5000):
+        tracker.record(UsageRecord(model="m"))
+
+
+def nested(tracker):
+    work(tracker)
+    child = multiprocessing.get_context(method).Process(target=work, args=(tracker,))
+    child.start()
+    child.join()
+
+
+if __name__ == "__main__":
+    tracker = UsageTracker(sink=path) if made_in == "the parent" else None
+    children = [multiprocessing.get_context(method).Process(target=nested, args=(tracker,)) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    sys.exit(max(child.exitcode for child in children))
+"""
+
+
+@pytest.mark.parametrize(
+    ("made_in", "method"),
+    [
+        ("the parent", "fork"),
+        ("a child", "fork"),
+        ("a child that imports it", "fork"),
+        ("a child", "forkserver"),
+        ("a child that imports it", "forkserver"),
+        ("a child", "spawn"),
+    ],
+)
+def test_the_end_of_a_child_of_multiprocessing_loses_nothing(made_in: str, method: str, tmp_path: Path) -> None:
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"there is no {method} here")
+    program = tmp_path / "program.py"
+    program.write_text(CHILDREN)
+    path = tmp_path / "x.jsonl"
+    subprocess.run([sys.executable, str(program), made_in, method, str(path)], check=True, timeout=120)
+    assert len(list(read_records(path))) == 4 * 5000
+
+
+def test_multiprocessing_is_not_imported_for_those_who_do_without_it() -> None:
+    program = "import sys, bulkllm.accounting; sys.exit('multiprocessing.util' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("name", ["none/x.jsonl", "none/x.db"])

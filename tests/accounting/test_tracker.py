@@ -63,17 +63,19 @@ records = st.builds(
     estimated=st.booleans(),
     charge_unknown=st.booleans(),
     uncertain_cost=st.none() | st.just(0.0) | money,
+    uncertain_tokens=st.integers(0, 10**6),
 )
 
 
 def test_refusals_and_uncertain_charges_add_up() -> None:
     tracker = UsageTracker()
     for refused, uncertain in ((2, 0.25), (0, None), (3, 0.5)):
-        tracker.record(UsageRecord(model=MINI, refused=refused, charge_unknown=True, uncertain_cost=uncertain))
+        lost = {"charge_unknown": True, "uncertain_cost": uncertain, "uncertain_tokens": 40}
+        tracker.record(UsageRecord(model=MINI, refused=refused, **lost))  # type: ignore[arg-type]
     total = tracker.total
-    assert (total.refused, total.charge_unknown, total.uncertain_cost) == (5, 3, 0.75)
+    assert (total.refused, total.charge_unknown, total.uncertain_cost, total.uncertain_tokens) == (5, 3, 0.75, 120)
     told = total.to_dict()
-    assert (told["refused"], told["uncertain_cost"]) == (5, 0.75)
+    assert (told["refused"], told["uncertain_cost"], told["uncertain_tokens"]) == (5, 0.75, 120)
     assert UsageTracker.from_dict(tracker.to_dict()).total == total
 
 

@@ -46,6 +46,13 @@ def test_waits_are_added_up_by_what_for_and_by_model() -> None:
     assert UsageTracker().total.advice == []
 
 
+def test_a_slow_start_is_no_refusal_and_nothing_is_to_be_raised() -> None:
+    (told,) = counted(waited("a", **{"start of a": 9.0})).total.advice
+    assert told.startswith("Most of the time (90%) went on waiting for the start, when few go at once ")
+    assert "nothing is to be raised" in told
+    assert "429" not in told
+
+
 def test_waiting_that_no_record_explains_is_for_limits_all_the_same() -> None:
     """Records of an earlier version say how long they waited, and not what for."""
     old = UsageRecord(model="m", cost=0.0, latency=1.0, waited=4.0)
@@ -195,3 +202,18 @@ def test_a_database_of_an_earlier_version_is_read_and_gets_the_column(tmp_path: 
     with SQLiteSink(path) as sink:
         sink.put(waited("new", **{RPM: 2.0}))
     assert [(record.model, record.waits) for record in read_records(path)] == [("old", {}), ("new", {RPM: 2.0})]
+
+
+def test_so_does_one_from_before_lost_tokens_were_told(tmp_path: Path) -> None:
+    import sqlite3
+
+    path = tmp_path / "kept.db"
+    with SQLiteSink(path) as sink:
+        sink.put(UsageRecord(model="old", uncertain_tokens=7))
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE usage_records DROP COLUMN uncertain_tokens")
+    connection.close()
+    assert [record.uncertain_tokens for record in read_records(path)] == [0]
+    with SQLiteSink(path) as sink:
+        sink.put(UsageRecord(model="new", uncertain_tokens=7))
+    assert [(record.model, record.uncertain_tokens) for record in read_records(path)] == [("old", 0), ("new", 7)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bulkllm import Budget, Client, ConfigError, Price, RetryPolicy, arun, run, stream
+from bulkllm import Budget, Cache, Client, ConfigError, Price, RetryPolicy, arun, run, stream
 from bulkllm.bulk import engine
 from bulkllm.bulk.journal import Journal
 from bulkllm.bulk.keytable import KeyTable
@@ -344,3 +344,51 @@ def test_calls_of_ones_own_cannot_be_held_to_a_budget(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="call, budget exclude each other"):
         run(["x"], model=MODEL, call=call, budget=Budget(1), progress=False)
+
+
+def test_the_tokens_of_lost_attempts_are_counted_in_the_next_run_too(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with FakeProvider(faults=[Fault("reset")]) as server:
+        first = Budget(max_tokens=2000)
+        assert run(rows(2), budget=first, client=house(), **options(server, out)).failed == 2
+        assert first.spent.tokens > 400  # four attempts of a hundred tokens and a prompt each
+        assert first.carried(str(out.resolve())).tokens == pytest.approx(first.spent.tokens, abs=4)
+        second = Budget(max_tokens=first.spent.tokens + 50)
+        result = run(rows(2), budget=second, client=house(), **options(server, out))
+        assert (result.undone, server.report().requests) == (2, 4)
+        assert second.spent.tokens == pytest.approx(first.spent.tokens, abs=4)
+
+
+def test_of_a_row_that_the_cache_answered_first_only_what_was_asked_counts(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    client = house(cache=Cache(memory=True))
+    verdicts = iter([False, True])
+
+    with FakeProvider(reply_tokens=(5, 5)) as server:
+        given = options(server, out)
+        run(rows(1), client=client, **(given | {"output": None}))
+        before = _tokens(server)
+        first = Budget(max_tokens=10_000)
+        result = run(rows(1), budget=first, client=client, validate=lambda _: next(verdicts), **given)
+        assert (result.ok, server.report().requests) == (1, 2)
+        paid = _tokens(server) - before
+        assert (first.spent.tokens, first.carried(str(out.resolve())).tokens) == (paid, paid)
+        second = Budget(max_tokens=10_000)
+        run(rows(1), budget=second, client=client, **given)
+        assert second.spent == first.spent
+    about = json.loads(out.read_text())["bulkllm"]
+    assert (about["tokens"], about["cached"]) == (paid, False)
+    (row,) = result
+    assert row.record is not None
+    assert row.record.total_tokens == before + paid
+
+
+def test_what_the_cache_answers_is_no_use_of_a_budget_that_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    client = house(cache=Cache(memory=True))
+    with FakeProvider(reply_tokens=(5, 5)) as server:
+        given = options(server, out)
+        run(rows(3), client=client, **(given | {"output": None}))
+        budget = Budget(max_tokens=10_000)
+        assert run(rows(3), budget=budget, client=client, **given).usage.total.cached == 3
+        assert budget.carried(str(out.resolve())).tokens == budget.spent.tokens == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -65,6 +66,52 @@ def test_csv(result: RunResult, out: Path, tmp_path: Path, as_finished: list[str
         assert [row["custom_id"] for row in csv.DictReader(file)] == as_finished != ["a", "b", "c", "d"]
 
 
+@pytest.mark.parametrize("text", ["one\rtwo", "one\r\ntwo", "one\ntwo", "\r", 'a "word", and\r'])
+def test_line_breaks_of_any_kind_stay_in_their_cell(calls: Any, out: Path, tmp_path: Path, text: str) -> None:
+    rows = [{"prompt": text, "label": text}, {"prompt": "plain", "label": "x"}]
+    run(rows, call=calls, model="m", output=out, progress=False)
+    target = tmp_path / "out.csv"
+    export(out, target, format="csv", ordered=True)
+    with target.open(newline="", encoding="utf-8") as file:
+        told = list(csv.DictReader(file))
+    assert [(row["label"], row["text"]) for row in told] == [(text, f"re: {text}"), ("x", "re: plain")]
+    frame = pd.read_csv(target)
+    assert (list(frame["label"]), list(frame["text"])) == ([text, "x"], [f"re: {text}", "re: plain"])
+    assert pl.read_csv(target)["text"].to_list() == [f"re: {text}", "re: plain"]
+
+
+def test_no_column_takes_anothers_place(calls: Any, out: Path, tmp_path: Path) -> None:
+    columns = {"text": "answer", "column_text": "source", "column_column_text": "draft", "column_x": "x", "cost": 1}
+    rows = [{"prompt": "a", **columns}, {"prompt": "b", **dict(reversed(columns.items()))}, {"prompt": "c", "text": ""}]
+    result = run(rows, call=calls, model="m", output=out, progress=False)
+    told = {
+        "column_text": "answer", "column_column_text": "source", "column_column_column_text": "draft", "column_x": "x",
+        "column_cost": 1,
+    }  # fmt: skip
+    frames = (result.to_polars(), run(rows, call=calls, model="m", progress=False).to_polars())
+    for frame in frames:
+        first, second, third = frame.select("text", *told).to_dicts()
+        assert first == {"text": "re: a", **told}
+        assert second == {"text": "re: b", **told}
+        assert third == {"text": "re: c", **dict.fromkeys(told), "column_text": ""}
+    assert set(told) < set(result.to_pandas().columns)
+    for kind in ("csv", "jsonl"):
+        assert export(out, tmp_path / kind, format=kind, ordered=True) == 3
+    with (tmp_path / "csv").open(newline="") as file:
+        (row, _, _) = csv.DictReader(file)
+    assert {name: row[name] for name in told} == {**told, "column_cost": "1"}
+    lines = [json.loads(line) for line in (tmp_path / "jsonl").read_text().splitlines()]
+    assert {name: lines[1][name] for name in told} == told
+
+
+def test_a_columns_name_may_be_any_text(calls: Any, out: Path, tmp_path: Path) -> None:
+    result = run([{"prompt": "a", "\ud83d": 1, "é": 2}], call=calls, model="m", output=out, progress=False)
+    assert {"\\ud83d", "é"} < set(result.to_pandas().columns)
+    assert {"\\ud83d", "é"} < set(result.to_polars().columns)
+    for kind in ("csv", "parquet", "jsonl"):
+        assert export(out, tmp_path / kind, format=kind) == 1
+
+
 def test_parquet(result: RunResult, out: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.parquet"
     assert export(out, target, format="parquet", ordered=True) == 4
@@ -87,6 +134,32 @@ def test_lines(result: RunResult, out: Path, capsys: pytest.CaptureFixture[str])
     assert [row["custom_id"] for row in rows] == ["a", "b", "c", "d"]
     assert rows[0]["model_name"] == "é\0\ud83d"
     assert rows[2]["deep"] == {"k": [1]}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_standard_output_is_utf_8_whatever_the_locale(
+    result: RunResult, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    beneath = io.BytesIO()
+    output = io.TextIOWrapper(beneath, encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    output.write("before\n")
+    assert export(out, "-", format=kind, ordered=True) == 4
+    output.write("after\n")
+    output.flush()
+    export(out, tmp_path / "told", format=kind, ordered=True)
+    assert beneath.getvalue() == b"before\n" + (tmp_path / "told").read_bytes() + b"after\n"
+    assert "é" in beneath.getvalue().decode() or kind == "jsonl"
+
+
+def test_an_output_without_bytes_is_written_to_as_it_is(
+    result: RunResult, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = io.StringIO(newline="")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert export(out, "-", format="csv", ordered=True) == 4
+    output.seek(0)
+    assert [row["custom_id"] for row in csv.DictReader(output)] == list("abcd")
 
 
 def test_pandas(result: RunResult) -> None:
@@ -132,8 +205,9 @@ def test_nothing_is_overwritten_unasked(result: RunResult, out: Path, tmp_path: 
     taken.write_text("mine")
     with pytest.raises(ConfigError, match="exists already"):
         export(out, taken, format="csv")
-    with pytest.raises(ConfigError, match="exists already"):
-        export(out, out, format="csv", overwrite=True)
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="is the results file that is being exported; give another file"):
+            export(out, out, format="csv", overwrite=overwrite)
     with pytest.raises(ConfigError, match="is none of csv, parquet, jsonl"):
         export(out, taken, format="xml")  # type: ignore[arg-type]  # that is the point
     with pytest.raises(ConfigError, match="there is no such results file"):
@@ -143,7 +217,31 @@ def test_nothing_is_overwritten_unasked(result: RunResult, out: Path, tmp_path: 
     assert (out.read_bytes(), taken.read_text()) == (before, "mine")
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_no_file_beside_the_target_is_touched(result: RunResult, out: Path, tmp_path: Path, kind: Any) -> None:
+    results = out.rename(tmp_path / "a.part")
+    before = results.read_bytes()
+    assert export(results, tmp_path / "a", format=kind) == 4
+    assert results.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.part"]
+    results.unlink()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such permissions")
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_the_target_has_the_permissions_that_it_had_or_would_have(
+    result: RunResult, out: Path, tmp_path: Path, kind: Any
+) -> None:
+    ordinary, target = tmp_path / "ordinary", tmp_path / "target"
+    ordinary.touch()
+    export(out, target, format=kind)
+    assert target.stat().st_mode == ordinary.stat().st_mode
+    target.chmod(0o604)
+    export(out, target, format=kind, overwrite=True)
+    assert target.stat().st_mode & 0o777 == 0o604
+
+
 @pytest.fixture(autouse=True)
 def no_leftovers(tmp_path: Path) -> Iterator[None]:
     yield
-    assert not list(tmp_path.glob("*.part"))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") or path.suffix == ".part"]

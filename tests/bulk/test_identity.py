@@ -97,10 +97,31 @@ def test_what_cannot_be_sent_is_refused(value: object) -> None:
 
 @given(st.dictionaries(st.sampled_from(["temperature", "seed", "tools", "stop", "user"]), plain, max_size=4))
 def test_only_what_can_change_an_answer_counts(options: dict[str, Any]) -> None:
-    neutral = {"api_key": "sk-1", "timeout": 3, "num_retries": 2, "extra_headers": {"x": "y"}, "api_base": "http://a"}
+    secret = {"Authorization": "Bearer sk-1", "X-Api-Key": "k", "x_api_key": "k", "Cookie": "c", "X-Request-Id": "1"}
+    neutral = {"api_key": "sk-1", "timeout": 3, "num_retries": 2, "extra_headers": secret, "api_base": "http://a"}
     assert tokens({**options, **neutral}) == tokens(options)
     changed = {**options, "max_tokens": 5}
     assert fingerprint("completion", None, tokens(changed)) != fingerprint("completion", None, tokens(options))
+
+
+@pytest.mark.parametrize("name", ["headers", "extra_headers"])
+def test_headers_count_as_they_do_for_the_cache(name: str) -> None:
+    def print_(**headers: Any) -> bytes:
+        return fingerprint("completion", None, tokens({"model": "m", name: headers}))
+
+    plain = fingerprint("completion", None, tokens({"model": "m"}))
+    routed = print_(**{"X-Route": "a", "Authorization": "Bearer 1"})
+    assert print_() == print_(authorization="Bearer 1") == plain
+    assert len({plain, routed, print_(**{"X-Route": "b"}), print_(**{"anthropic-beta": "a"})}) == 4
+    assert print_(**{"x-ROUTE": "a", "authorization": "Bearer 2", "api-key": "k"}) == routed
+    assert "Bearer" not in str(tokens({name: {"X-Route": "a", "Authorization": "Bearer 1"}}))
+    assert not tokens({name: "authorization: sk-1"})
+
+
+@pytest.mark.parametrize("name", ["bos_token", "eos_token"])
+def test_tokens_of_a_prompt_are_no_secrets(name: str) -> None:
+    assert tokens({name: "<s>"}) == {name: '"<s>"'}
+    assert not tokens({"hf_token": "secret"})
 
 
 def test_operation_endpoint_and_options_each_change_the_fingerprint() -> None:

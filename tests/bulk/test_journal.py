@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bulkllm.bulk.flush import Syncer
 from bulkllm.bulk.journal import Journal
 from bulkllm.bulk.keytable import KeyTable, State
-from bulkllm.bulk.lines import BAD_ROW, Head, encode, result_line
+from bulkllm.bulk.lines import BAD_ROW, Head, encode, result_line, with_columns
 from bulkllm.errors import ConfigError, RunLocked
 
 
@@ -399,3 +399,123 @@ def test_whatever_happens_the_last_whole_line_of_each_row_counts(path: Path, ste
         assert row["bulkllm"]["outcome"] == outcome
         told = row["response"]["body"]["text"] if outcome == "ok" else row["error"]["message"]
         assert told == text
+
+
+# -- something else writes to the file, too --------------------------------------------------------------------
+
+FOREIGN = [
+    b"\n", b" ", b"x", b"notes\n", b'{"x":1}', b'{"x": 1}\n', b'{"id":"bulkllm-', b"\0\0",
+    line_for(head_for("b"))[:-40],
+]  # fmt: skip
+
+
+def scribble(path: Path, content: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(content)
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+@pytest.mark.parametrize("superseded", [False, True])
+def test_no_row_is_lost_for_what_something_else_writes(path: Path, foreign: bytes, superseded: bool) -> None:
+    made = Opened(path)
+    made.put("a", text="a", outcome="Timeout" if superseded else "ok")
+    for name in ("b", "c"):
+        scribble(path, foreign)
+        made.put(name, text=name)
+    made.put("a", text="a at last")
+    scribble(path, foreign)
+    made.journal.finish()
+    assert texts(path) == ["b", "c", "a at last"]
+    aside = path.with_name("results.jsonl.torn")
+    assert (aside.read_bytes().count(foreign.strip()) >= 3) if foreign.strip() else True
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_nor_if_the_run_is_killed_then(path: Path, foreign: bytes) -> None:
+    made = Opened(path)
+    made.put("a", text="a")
+    scribble(path, foreign)
+    made.put("b", text="b")
+    content = path.read_bytes()
+    made.journal.finish()
+    path.write_bytes(content)
+    if foreign == b'{"x": 1}\n':
+        with pytest.raises(ConfigError, match="line 2 is no result"):
+            Journal(path, KeyTable())
+        return
+    again = Opened(path)
+    assert (again.state("a"), again.state("b")) == (State.OK, State.OK)
+    again.put("c", text="c")
+    again.journal.finish()
+    assert texts(path) == ["a", "b", "c"]
+
+
+def test_blanks_at_the_end_are_no_part_of_the_next_line(path: Path) -> None:
+    path.write_bytes(line_for(head_for("a"), "a") + b"  ")
+    again = Opened(path)
+    again.put("b", text="b")
+    assert texts(path) == ["a", "b"]
+    again.journal.finish()
+
+
+def test_rows_that_something_else_has_written_are_kept_and_the_last_line_counts(path: Path) -> None:
+    made = Opened(path)
+    made.put("a", text="a", index=3)
+    scribble(path, line_for(head_for("other", index=9), "other") + line_for(head_for("a", index=5), "a, rescued"))
+    made.put("b", text="b")
+    made.journal.finish()
+    assert texts(path) == ["other", "a, rescued", "b"]
+    assert made.table.index[made.table.find(key_of("a"))] == 3
+    assert made.state("other") == State.OK
+
+
+def test_a_row_is_read_and_no_other_whatever_was_written_between(opened: Opened, path: Path) -> None:
+    opened.put("a", text="a")
+    scribble(path, b"x")
+    for name in ("b", "c"):
+        opened.put(name, text=name)
+    for name in ("c", "b", "a"):
+        line = opened.journal.read(opened.table.find(key_of(name)))
+        assert json.loads(line)["response"]["body"]["text"] == name
+    opened.put("d", text="d")
+    line = opened.journal.read(opened.table.find(key_of("d")))
+    assert json.loads(line)["response"]["body"]["text"] == "d"
+
+
+def test_a_row_whose_line_was_taken_away_is_told(opened: Opened, path: Path) -> None:
+    opened.put("a", text="a")
+    opened.put("b", text="b")
+    os.truncate(path, len(line_for(head_for("a"), "a")))
+    with pytest.raises(OSError, match="something else has written to the file"):
+        opened.journal.read(opened.table.find(key_of("b")))
+    assert (opened.state("a"), opened.state("b")) == (State.OK, State.NEW)
+
+
+def test_a_row_that_does_not_fit_takes_nothing_of_another_with_it(
+    opened: Opened, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scribble(path, b"\n")
+    opened.put("a", text="a")
+    before = path.read_bytes()
+    real = os.write
+
+    def short(fd: int, data: bytes) -> int:
+        if len(data) < 200:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, data[:100])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", short)
+        with pytest.raises(OSError, match="No space left"):
+            opened.put("b", text="x" * 100)
+    assert path.read_bytes() == before
+
+
+def test_a_line_that_was_only_given_other_columns_cost_nothing_once_more(path: Path) -> None:
+    """As a kill leaves it, before the file was compacted."""
+    first, second = line_for(head_for("a")), line_for(head_for("b"))
+    path.write_bytes(first + second + with_columns(first, {"label": 1}, 0))
+    again = Opened(path)
+    assert again.journal.cost == 0.5
+    again.journal.finish()
+    assert Opened(path).journal.cost == 0.5

@@ -14,6 +14,7 @@ from bulkllm.bulk import RunResult, read_results, run
 from bulkllm.bulk.journal import Journal
 from bulkllm.bulk.request import Shaper
 from bulkllm.errors import ConfigError, RequestFileError
+from bulkllm.models import LLMConfig
 from bulkllm.testing import FakeProvider
 
 SECRET = "sk-very-secret-1234567890"
@@ -185,6 +186,26 @@ def test_a_stored_prompt_beside_the_input_reaches_the_provider() -> None:
             model="openai/fake", api_base=provider.openai_base, api_key=SECRET, progress=False,
         )  # fmt: skip
     assert row.text
+
+
+@pytest.mark.parametrize("preset", [False, True])
+def test_the_runs_system_prompt_reaches_the_responses_api(preset: bool) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def reply(body: dict[str, Any]) -> str:
+        asked.append(body)
+        return "fine"
+
+    rows: list[Any] = [{"url": "/v1/responses", "body": {"input": "hi"}}, {"input": "a vector"}, "hi"]
+    told: dict[str, Any] = {"model": "openai/fake", "system": "In French."}
+    if preset:
+        told = {"model": LLMConfig(slug="french", model="openai/fake", system_prompt="In French.")}
+    with FakeProvider(reply=reply) as provider:
+        result = run(rows, **told, api_base=provider.openai_base, api_key=SECRET, progress=False)
+    assert result.ok == 3
+    (responses,) = [body for body in asked if "input" in body]
+    (completion,) = [body for body in asked if "messages" in body]
+    assert (responses["instructions"], completion["messages"][0]["content"]) == ("In French.", "In French.")
 
 
 # -- columns of finished rows --------------------------------------------------------------------------------

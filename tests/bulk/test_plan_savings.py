@@ -185,3 +185,12 @@ def test_a_finished_run_that_has_cost_more_than_the_budget_has_a_plan(out: Path)
     assert found.to_ask == 0
     assert found.budget is not None
     assert (found.budget.left, found.budget.rows) == (0.0, Range(0.0, 0.0, 0.0))
+
+
+def test_a_price_of_each_request_is_in_the_plan() -> None:
+    client = Client(prices={"openai/*": Price(input_per_token=0.0, per_request=0.01)}, budget=Budget(0.25))
+    with FakeProvider() as server:
+        found = plan(PROMPTS, client=client, **options(server))
+    assert found.cost == pytest.approx((1.0, 1.0, 1.0))
+    assert found.budget is not None
+    assert found.budget.rows == (25, 25, 25)

@@ -17,8 +17,6 @@ from typing import Any
 
 import pytest
 
-from bulkllm.bulk.interrupts import interrupts
-
 # A run whose "provider" is a log file: one line for each row that was asked, written in one piece. It may be told to
 # send itself a signal at the so-manieth of them (whoever sends it from outside may come too late), or a moment later.
 PROGRAM = textwrap.dedent(
@@ -214,7 +212,7 @@ def test_handlers_of_signals_are_given_back(calls: Any) -> None:
         bulk.run(["a"], call=call, model="m", progress=False)
         asyncio.run(inside())
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-        assert {handler.__qualname__ for handler in seen} == {"interrupts.<locals>.handle"}, seen
+        assert {handler.__qualname__ for handler in seen} == {"_handle"}, seen
 
         own = lambda number, frame: None
         signal.signal(signal.SIGINT, own)
@@ -225,17 +223,6 @@ def test_handlers_of_signals_are_given_back(calls: Any) -> None:
         """
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
-
-
-def test_the_third_interrupt_is_pythons_own() -> None:
-    told: list[int] = []
-    with interrupts(lambda: told.append(1)):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert len(told) == 2
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_standard_input_is_an_input(program: Callable[[int], Program], tmp_path: Path) -> None:

@@ -6,9 +6,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from bulkllm.bulk import run
 from bulkllm.bulk.request import BulkRequest, Shaper
 from bulkllm.bulk.template import prompt_template
 from bulkllm.errors import ConfigError, RequestFileError
+
+np: Any = pytest.importorskip("numpy")
+pd: Any = pytest.importorskip("pandas")  # it comes without types
 
 SECRET = "sk-very-secret-1234567890"
 
@@ -81,12 +85,23 @@ def test_columns_that_look_like_keys_are_not_carried(caplog: pytest.LogCaptureFi
     assert SECRET not in caplog.text
 
 
-def test_keys_and_headers_are_used_and_neither_shown_nor_hashed() -> None:
+def test_keys_are_used_and_neither_shown_nor_hashed() -> None:
     bare = request({"prompt": "hi"})
-    made = request({"prompt": "hi", "api_key": SECRET, "extra_headers": {"x": SECRET}}, options={"api_key": "sk-other"})
-    assert made.body["api_key"] == SECRET
+    headers = {"Authorization": f"Bearer {SECRET}", "x-api-key": SECRET}
+    made = request({"prompt": "hi", "api_key": SECRET, "extra_headers": headers}, options={"api_key": "sk-other"})
+    assert (made.body["api_key"], made.body["extra_headers"]) == (SECRET, headers)
     assert (made.key, made.fingerprint) == (bare.key, bare.fingerprint)
     assert SECRET not in repr(made)
+
+
+def test_headers_that_are_no_keys_are_a_part_of_the_request_and_not_shown() -> None:
+    bare, one, other, same = (
+        request({"prompt": "hi", "custom_id": "a"}, options={"extra_headers": headers})
+        for headers in (None, {"x-route": SECRET}, {"x-route": "b"}, {"X-Route": SECRET, "Authorization": "Bearer b"})
+    )
+    assert len({bare.fingerprint, one.fingerprint, other.fingerprint}) == 3
+    assert same.fingerprint == one.fingerprint
+    assert SECRET not in repr(one)
 
 
 def test_a_slip_of_the_pen_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -220,6 +235,28 @@ def test_the_runs_system_message_is_for_rows_without_one() -> None:
     assert request({"prompt": "hi", "system": "mine"}, system="be brief").body["messages"][0]["content"] == "mine"
 
 
+def responses(data: Any = "hi", **body: Any) -> dict[str, Any]:
+    return {"custom_id": "a", "url": "/v1/responses", "body": {"input": data, **body}}
+
+
+def test_the_runs_system_message_is_the_instructions_of_the_responses_api() -> None:
+    made = request(responses(), system="be brief")
+    assert made.body == {"input": "hi", "instructions": "be brief", "model": "openai/m"}
+    assert made.fingerprint != request(responses()).fingerprint
+    assert request(responses(model="openai/n"), system="be brief").body["instructions"] == "be brief"
+    assert request(responses(instructions="mine"), system="be brief").body["instructions"] == "mine"
+    assert request(responses(), system="be brief", options={"instructions": "ours"}).body["instructions"] == "ours"
+    own = [{"role": "developer", "content": "own"}, USER]
+    assert request(responses(own), system="be brief").body == {"input": own, "model": "openai/m"}
+    assert request(responses([USER]), system="be brief").body["instructions"] == "be brief"
+
+
+def test_an_embedding_has_no_system_prompt_of_its_own() -> None:
+    with pytest.raises(RequestFileError, match='no system prompt; remove "system"'):
+        Shaper(model="m").draft({"input": "hi", "system": "be brief"})
+    assert request({"input": "hi", "system": None}, system="be brief").body == {"input": "hi", "model": "openai/m"}
+
+
 def test_rows_are_not_changed() -> None:
     row = {"messages": [USER], "temperature": 1, "label": "x"}
     made = request(row, system="be brief", options={"seed": 1})
@@ -244,6 +281,42 @@ def test_a_template_tells_what_is_missing() -> None:
         prompt_template("{{text")
     with pytest.raises(ConfigError, match="uses no column"):
         prompt_template("always the same")
+
+
+NOTHING = [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT]
+
+
+@pytest.mark.parametrize("value", NOTHING, ids=repr)
+def test_a_template_writes_no_value_that_is_missing(value: Any) -> None:
+    row = {"text": value, "lang": "Dutch"}
+    with pytest.raises(RequestFileError, match=r"text has no value here; .* \{\{ text or '' \}\}"):
+        prompt_template("Into {{lang}}: {{text}}")(row)
+    assert prompt_template("Into {{lang}}: {{ text or '' }}.")(row) == "Into Dutch: ."
+    assert prompt_template("{% if text %}Say {{text}}{% else %}{{lang}}{% endif %}")(row) == "Dutch"
+    with pytest.raises(RequestFileError, match="what it writes has no value here"):
+        prompt_template("{% for part in text %}{{part}}{% endfor %}")({"text": ["a", value]})
+
+
+def test_a_template_writes_whatever_there_is() -> None:
+    row = {"no": 0, "f": 0.0, "empty": "", "false": False, "list": [None], "big": 10**20}
+    text = prompt_template("{{no}} {{f}} {{empty}} {{false}} {{list}} {{big}}")(row)
+    assert text == "0 0.0  False [None] 100000000000000000000"
+
+
+RAISING = [
+    "{{ {'en': 'English'}.pop(text) }}", "{{ '%(lang)s' % {'x': text} }}", "{{ text.encode('no such') }}",
+    "{{ '{a.b}'.format(a=text) }}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}{{ text }}", "{{ text // 0 }}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("template", RAISING)
+def test_what_a_template_raises_is_the_rows_error(calls: Any, template: str) -> None:
+    rows = [{"text": "abc"}, {"messages": [USER]}]
+    with pytest.raises(RequestFileError, match=r"requests:1: the prompt template cannot be filled: .{5}"):
+        run(rows, call=calls, model="m", prompt=template, progress=False)
+    assert calls.asked == 0
+    result = run(rows, call=calls, model="m", prompt=template, skip_bad=True, progress=False)
+    assert [row.ok for row in result] == [False, True]
 
 
 @pytest.mark.parametrize(

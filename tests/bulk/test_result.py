@@ -9,7 +9,7 @@ import pytest
 from bulkllm.accounting import UsageTracker
 from bulkllm.bulk import ResultRow, RowError, RunResult, read_results, run
 from bulkllm.bulk.result import text_of
-from bulkllm.errors import ConfigError
+from bulkllm.errors import BudgetExceeded, ConfigError
 
 
 def test_a_file_is_read_without_a_run(calls: Any, error: Any, out: Path) -> None:
@@ -88,3 +88,56 @@ def test_a_result_tells_how_the_run_ended() -> None:
     assert not result(ok=8, interrupted=True).complete
     assert "stopped, 9 rows" in repr(result(stopped="why"))
     assert "interrupted, 9 rows: 6 ok, 1 failed, 2 undone" in repr(result(interrupted=True))
+
+
+# -- rows that are undone ------------------------------------------------------------------------------------
+
+
+def asked_again(calls: Any, after: int) -> None:
+    """No more calls after so many, as if a budget were spent."""
+
+    def spent(request: Any) -> None:
+        if calls.asked > after:
+            raise BudgetExceeded("spent")
+
+    calls.forget()
+    calls.on_call = spent
+
+
+@pytest.mark.parametrize("model", ["openai/a", ["openai/a", "openai/b"]])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_to_the_old_request_is_none_to_the_new_one(calls: Any, out: Path, model: Any, streamed: bool) -> None:
+    def bulk(what: str, **options: Any) -> RunResult:
+        rows = [{"custom_id": f"r{number}", "prompt": f"{what}{number}", "label": what} for number in range(9)]
+        requests: Any = iter(rows) if streamed else rows
+        return run(requests, call=calls, model=model, output=out, progress=False, max_in_flight=1, **options)
+
+    bulk("old")
+    asked_again(calls, 5)
+    stopped = bulk("new", redo_changed=True)
+    assert (stopped.ok, stopped.failed, stopped.stopped is not None) == (5, 0, True)
+    assert len(list(stopped)) == 5
+    assert all(row.text == f"re: new{row.index}" and row.columns == {"label": "new"} for row in stopped)
+    assert stopped.to_polars()["label"].to_list() == ["new"] * 5
+    calls.on_call = None
+    rest = bulk("new", redo_changed=True)
+    assert rest.skipped == 5
+    assert all(row.text == f"re: new{row.index}" for row in rest)
+    assert len(list(rest)) == rest.ok == rest.total
+
+
+def test_every_other_row_of_a_run_is_in_its_result(calls: Any, error: Any, out: Path) -> None:
+    calls.errors = {"p1": error("BadRequestError", 400), "p2": error("Timeout", 408)}
+
+    def rows(label: str) -> list[Any]:
+        named = [{"custom_id": f"r{number}", "prompt": f"p{number}", "label": label} for number in range(4)]
+        return [*named, named[0], {"custom_id": "bad", "prompt": 5}, 7, "plain", "plain"]
+
+    options: dict[str, Any] = {"model": ["m", "n"], "output": out, "skip_bad": True, "progress": False}
+    first = run(rows("x"), call=calls, **options)
+    before = [(row.custom_id, row.index, row.variant, row.ok) for row in first]
+    assert len(before) == first.total == 16
+    again = run(rows("y"), call=calls, **options)
+    assert again.skipped == 14
+    assert [(row.custom_id, row.index, row.variant, row.ok) for row in again] == before
+    assert {row.columns["label"] for row in again if row.custom_id == "r3"} == {"y"}

@@ -118,6 +118,9 @@ def test_what_a_preset_cannot_be_used_for_is_told_with_the_place(calls: Any, tmp
     with pytest.raises(RequestFileError, match=r"house-brief.*embedding") as raised:
         bulk(path, calls)
     assert raised.value.line == 2
+    row = {"url": "/v1/responses", "body": {"input": "b", "model": "house-brief"}}
+    with pytest.raises(RequestFileError, match=r"house-brief.* sets .*system_prompt.*which responses cannot be given"):
+        bulk([row], calls, system="Be long.")
 
 
 def test_a_whole_run_and_its_plan(out: Path) -> None:
@@ -131,3 +134,34 @@ def test_a_whole_run_and_its_plan(out: Path) -> None:
         result = run([*ROWS, "plain"], output=out, progress=False, **options)
         assert (result.ok, server.report().output_tokens) == (5, 4 * 7 + 50)
         assert plan([*ROWS, "plain"], output=out, **options).to_ask == 0
+
+
+# -- an alias as the run's model -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [["p0", "p1"], [{"custom_id": "a", "prompt": "p0"}]], ids=["without ids", "with ids"])
+@pytest.mark.parametrize("named", ["my-judge", ["my-judge", "openai/b"]], ids=["alone", "among others"])
+def test_an_alias_that_stands_for_another_model_is_a_changed_request(
+    calls: Any, out: Path, rows: list[Any], named: Any
+) -> None:
+    models.register("openai/a", aliases=["my-judge"])
+    first = bulk(rows, calls, out, model=named)
+    assert first.skipped == 0
+    assert bulk(rows, calls, out, model=named).skipped == first.ok
+    assert {body["model"] for body in calls.bodies} - {"openai/b"} == {"openai/a"}
+    assert {row.variant for row in first} == ({None} if named == "my-judge" else {"my-judge", "openai/b"})
+    calls.forget()
+    models.reset()
+    models.register("openai/c", aliases=["my-judge"])
+    with pytest.raises(ConfigError, match="asked in another way"):
+        bulk(rows, calls, out, model=named)
+    assert calls.asked == 0
+    assert bulk(rows, calls, out, model=named, redo_changed=True).ok == first.ok
+    assert {body["model"] for body in calls.bodies} == {"openai/c"}
+
+
+def test_an_alias_and_the_model_that_it_stands_for_are_one(calls: Any, out: Path) -> None:
+    models.register("openai/a", aliases=["my-judge"])
+    assert bulk(["p"], calls, out, model="my-judge").ok == 1
+    assert bulk(["p"], calls, out, model="openai/a").skipped == 1
+    assert calls.asked == 1

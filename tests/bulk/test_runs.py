@@ -150,9 +150,9 @@ def test_what_was_spent_is_told_with_what_rows_had_cost_before_they_were_done_ag
         bulk(prompts(20), calls, out, temperature=temperature, redo_changed=True)
     assert bulk(prompts(20), calls, out, temperature=2).spent_before == 30.0
     lines = out.read_bytes()
-    out.write_bytes(lines[: lines.index(b"\n") + 1] + lines)  # two of one row: only the first lost earlier ones
+    out.write_bytes(lines[: lines.index(b"\n") + 1] + lines)  # two of one row: the last one tells of all its asks
     journal = Journal(out, KeyTable())
-    assert journal.cost == 30.5
+    assert (journal.lines, journal.cost) == (21, 30.0)
     journal.finish()
     out.write_bytes(lines)
     bulk([*prompts(20), {"prompt": "new"}], calls, out, temperature=2)
@@ -917,3 +917,20 @@ def test_progress_goes_to_standard_error(calls: Any, capsys: pytest.CaptureFixtu
     assert "bulkllm: 9/9 rows (100 %), none failed" in told.err
     bulk(prompts(9), calls, progress=False)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("foreign", [b"\n", b"x", b"{}\n"])
+def test_a_byte_that_something_else_writes_to_the_results_costs_no_row(calls: Any, out: Path, foreign: bytes) -> None:
+    rows: list[dict[str, Any]] = [{"custom_id": str(number), "prompt": f"p{number}"} for number in range(20)]
+    bulk(rows[:5], calls, out)
+    rows[0]["label"] = 1  # its line is written anew: the file is compacted at the end
+
+    def scribble(row: ResultRow) -> None:
+        if row.custom_id == "9":
+            with out.open("ab") as file:
+                file.write(foreign)
+
+    result = bulk(rows, calls, out, on_result=scribble, max_in_flight=1)
+    assert [(row.custom_id, row.text) for row in result] == [(str(number), f"re: p{number}") for number in range(20)]
+    assert bulk(rows, calls, out).skipped == 20
+    assert calls.asked == 20

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -142,6 +143,22 @@ def test_a_missing_file_and_a_directory_are_told(tmp_path: Path) -> None:
         open_source("What is the capital of France?")
     with pytest.raises(RequestFileError, match="no regular file"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("prompt", ["Please summarise this. " * 20, "word " * 100_000, "two\nlines", "a\0b"])
+def test_a_prompt_in_the_place_of_a_file_is_told(prompt: str) -> None:
+    with pytest.raises(RequestFileError, match="no such file; to ask a single prompt give a list") as caught:
+        open_source(prompt)
+    assert len(str(caught.value)) < 350
+
+
+def test_a_path_that_cannot_be_looked_at_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(RequestFileError, match=r"in.jsonl: cannot be read: Permission denied"):
+        open_source("in.jsonl")
 
 
 def test_sequences_are_indexed_and_other_iterables_are_not() -> None:

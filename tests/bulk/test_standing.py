@@ -13,8 +13,9 @@ import pytest
 from bulkllm.bulk import Progress, run
 from bulkllm.bulk.pools import Pool
 from bulkllm.bulk.progress import Notebook, PlainLines, display_for
-from bulkllm.bulk.standing import standing
+from bulkllm.bulk.standing import standing, tokens_together
 from bulkllm.limits import LimitStatus, PoolStatus, RateLimit
+from bulkllm.limits.status import QuotaStatus
 from bulkllm.testing import FakeProvider
 
 
@@ -42,6 +43,72 @@ def test_progress_tells_each_model_and_what_it_waits_for() -> None:
     text = io.StringIO()
     PlainLines(text).end(end)
     assert f"  {fast}: 6 done, 0 in flight, 0 left" in text.getvalue()
+
+
+def test_a_limit_that_models_share_counts_once() -> None:
+    told: list[Progress] = []
+    with FakeProvider() as server:
+        run(
+            ["a"],
+            model=["openai/one", "openai/two"],
+            limits=[RateLimit("openai/*", tpm=200_000)],
+            api_base=server.openai_base,
+            api_key="sk-x",
+            progress=told.append,
+        )
+    assert [model.tokens_limit for model in told[-1].models.values()] == [200_000, 200_000]
+    assert told[-1].tokens_limit == 200_000
+
+
+def limits(*pools: PoolStatus) -> LimitStatus:
+    return LimitStatus("openai/m", pools, 0, 0)
+
+
+def limit_of(name: str, tpm: float, *, account: str = "", endpoint: str = "") -> PoolStatus:
+    configured = None if account else RateLimit("*", tpm=1)
+    quotas = {"tpm": QuotaStatus(tpm, tpm, 60.0)}
+    return PoolStatus(name, configured, None, quotas, 0, None, 0, endpoint=endpoint, account=account)
+
+
+@pytest.mark.parametrize(
+    ("of_all", "of_m", "of_n", "together"),
+    [
+        (500, 300, None, 500),
+        (500, 300, 100, 400),
+        (None, 300, 100, 400),
+        (None, 300, None, None),
+        (None, None, None, None),
+    ],
+)
+def test_limits_within_a_limit(of_all: float | None, of_m: float | None, of_n: float | None, together: float) -> None:
+    def status_of(model: str) -> LimitStatus:
+        own = of_m if model == "m" else of_n
+        both = [("*", of_all), (model, own)]
+        return limits(*(limit_of(name, tpm) for name, tpm in both if tpm is not None))
+
+    models = standing([Pool((name, None, None), deque()) for name in "mn"], status_of)
+    assert tokens_together(models) == together
+
+
+def test_a_model_at_several_endpoints_has_the_limits_of_each() -> None:
+    """What was learned of an endpoint holds there; what was configured holds for all of them together."""
+    learned = [
+        limit_of("m", 100, account="a", endpoint="https://a.test/v1/"),
+        limit_of("m", 50, account="b", endpoint="https://b.test/v1"),
+        limit_of("m", 7, account="c"),
+    ]
+    pools = [Pool(("m", f"https://{name}.test/v1", None), deque()) for name in "ab"]
+    models = standing(pools, lambda model: limits(*learned))
+    assert [model.tokens_limit for model in models.values()] == [100, 50]
+    assert tokens_together(models) == 150
+    models = standing(pools, lambda model: limits(*learned, limit_of("*", 120)))
+    assert tokens_together(models) == 120
+    models = standing(pools, lambda model: limits(limit_of("*", 120)))
+    assert tokens_together(models) == 120
+    own = standing([Pool(("m", None, None), deque())], lambda model: limits(*learned))
+    assert tokens_together(own) == 7
+    declared = standing([Pool(("m", "fake", None), deque())], lambda model: limits(*learned))
+    assert tokens_together(declared) == 157
 
 
 def test_a_model_that_its_provider_has_closed_says_until_when() -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, field_validator
 
 from bulkllm.accounting import Usage, UsageRecord
 from bulkllm.bulk import BulkRequest, read_results, run
+from bulkllm.caching import Cache
 from bulkllm.client import Client
 from bulkllm.errors import ConfigError
 from bulkllm.limits import RateLimit
@@ -277,3 +278,89 @@ def test_an_interrupt_lets_a_judge_that_waits_in_line_finish(out: Path, hook: st
     assert len(begun) == len(ended) == 2
     assert judge.usage.total.cancelled == 0
     assert judge.usage.total.waited > 0
+
+
+# -- with a cache ------------------------------------------------------------------------------------------------
+
+
+class Numbered:
+    """Answers with the number of the request; looks which of them will do."""
+
+    def __init__(self, *good: int) -> None:
+        self.asked = 0
+        self.good = {f"answer {number}" for number in good}
+        self.cache = Cache(memory=True)
+
+    def reply(self, body: Any) -> str:
+        self.asked += 1
+        return f"answer {self.asked}"
+
+    def bulk(self, server: FakeProvider, out: Path | None = None, **options: Any) -> Any:
+        given = {"model": "openai/gpt-4.1-mini", "api_base": server.openai_base, "api_key": "sk-x", **options}
+        client = Client(cache=self.cache)
+        return run(["Which?"], client=client, validate=self.good.__contains__, output=out, progress=False, **given)
+
+
+def test_what_was_turned_down_is_asked_anew_and_not_taken_out_of_the_cache(out: Path) -> None:
+    number = Numbered(7)
+    with FakeProvider(reply=number.reply) as server:
+        for asked in (3, 6):
+            result = number.bulk(server, out, retry_failed=True)
+            assert (result.failed, result.usage.total.cached, number.asked) == (1, 0, asked)
+            assert result.usage.total.cost > 0
+        result = number.bulk(server, out, retry_failed=True)
+        assert (result.ok, number.asked) == (1, 7)
+        assert number.bulk(server).usage.total.cached == 1  # the good one is kept
+    assert number.asked == 7
+
+
+def test_answers_that_were_kept_and_do_not_fit_any_more_are_asked_for_anew_once(out: Path) -> None:
+    number = Numbered(1)
+    with FakeProvider(reply=number.reply) as server:
+        assert number.bulk(server).ok == 1
+        number.good = {"answer 3"}
+        result = number.bulk(server, out, reasks=0)
+        assert (result.failed, number.asked, result.usage.total.cached) == (1, 2, 1)
+        (row,) = result
+        assert (row.text, row.record.cached, row.record.attempts) == ("answer 2", False, 1)
+        assert row.record.cost == pytest.approx(result.usage.total.cost)
+        assert json.loads(out.read_text())["bulkllm"]["tokens"] < row.record.total_tokens
+        result = number.bulk(server, out, reasks=0, retry_failed=True)
+        assert (result.ok, number.asked, result.usage.total.cached) == (1, 3, 0)
+
+
+def test_answers_that_led_to_a_good_one_stay_and_are_not_paid_again() -> None:
+    number = Numbered(3)
+    with FakeProvider(reply=number.reply) as server:
+        assert number.bulk(server).ok == 1
+        result = number.bulk(server)
+        assert (result.ok, result.usage.total.cached, number.asked) == (1, 3, 3)
+
+
+def test_so_it_is_with_several_places(out: Path) -> None:
+    number = Numbered(7)
+    with FakeProvider(reply=number.reply) as one, FakeProvider(reply=number.reply) as other:
+        places = [{"api_base": server.openai_base, "api_key": "sk-x"} for server in (one, other)]
+        for failed, asked in ((1, 3), (1, 6), (0, 7)):
+            result = number.bulk(one, out, deployments=places, retry_failed=True)
+            assert (result.failed, result.usage.total.cached, number.asked) == (failed, 0, asked)
+
+
+def test_a_cache_that_was_closed_meanwhile_takes_no_paid_answer_away(tmp_path: Path, out: Path) -> None:
+    number = Numbered()
+    number.cache = Cache(tmp_path / "cache")
+
+    def closed(text: str) -> bool:
+        number.cache.close()
+        return False
+
+    with FakeProvider(reply=number.reply) as server:
+        result = run(
+            ["Which?"], client=Client(cache=number.cache), validate=closed, reasks=0, output=out, progress=False,
+            model="openai/gpt-4.1-mini", api_base=server.openai_base, api_key="sk-x",
+        )  # fmt: skip
+    (row,) = result
+    assert row.error is not None
+    assert (row.error.code, row.text) == ("InvalidAnswer", "answer 1")
+    assert row.record is not None
+    assert row.record.cost

@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from bulkllm.bulk import run
+from bulkllm.bulk.options import ROW_OPTIONS
 from bulkllm.bulk.sources import open_source
-from bulkllm.bulk.tables import Table
+from bulkllm.bulk.tables import _WHOLE, Table
 from bulkllm.errors import ConfigError, RequestFileError
 
 pd: Any = pytest.importorskip("pandas")  # it comes without types
@@ -77,6 +78,62 @@ def test_a_template_over_a_frame_tells_a_missing_column_before_the_first_call(ca
     assert calls.asked == 0
     run(frame, call=calls, model="m", prompt="Into {{lang}}: {{body}}", progress=False)
     assert sorted(calls.prompts) == ["Into French: one", "Into German: two"]
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "parquet"])
+def test_a_missing_cell_fills_no_template(calls: Any, tmp_path: Path, kind: str) -> None:
+    columns = {"text": ["a", None], "lang": ["fr", "de"], "size": [1.0, None]}
+    frame: Any = pd.DataFrame(columns) if kind == "pandas" else pl.DataFrame(columns)
+    if kind == "parquet":
+        frame.write_parquet(tmp_path / "in.parquet")
+        frame = tmp_path / "in.parquet"
+    for name in ("text", "size"):
+        options: dict[str, Any] = {"call": calls, "model": "m", "prompt": f"{{{{lang}}}} {{{{{name}}}}}"}
+        with pytest.raises(RequestFileError, match=f":2: .*cannot be filled: {name} has no value here"):
+            run(frame, **options, progress=False)
+        assert calls.asked == 0
+        result = run(frame, **options, skip_bad=True, progress=False)
+        assert [row.ok for row in result] == [True, False]
+        calls.forget()
+    run(frame, call=calls, model="m", prompt="{{lang}} {{text or '-'}}", progress=False)
+    assert sorted(calls.prompts) == ["de -", "fr a"]
+
+
+def test_whole_numbers_of_a_column_with_gaps_are_whole(calls: Any, out: Path) -> None:
+    frame = pd.DataFrame({"prompt": ["a", "b"], "custom_id": [7, None], "temperature": [1, None], "label": [2, None]})
+    whole = sorted(_WHOLE - {"custom_id"})
+    for name in whole:
+        frame[name] = [3, None]
+    assert {str(frame[name].dtype) for name in (*whole, "custom_id", "label")} == {"float64"}
+    result = run(frame, call=calls, model="m", output=out, progress=False)
+    assert [row.custom_id for row in result] == ["7", None]
+    asked = next(body for body in calls.bodies if len(body) > 2)
+    names = [*(name for name in whole if name != "cache_sample"), "sample"]
+    assert [repr(asked[name]) for name in (*names, "temperature")] == ["3"] * len(names) + ["1.0"]
+    assert [row.columns for row in result] == [{"label": 2.0}, {"label": None}]
+    assert _WHOLE.issubset(ROW_OPTIONS | {"custom_id"})
+    rows = [{"custom_id": 7, "prompt": "a", "temperature": 1.0, **dict.fromkeys(whole, 3)}, {"prompt": "b"}]
+    assert run(rows, call=calls, model="m", output=out, progress=False).skipped == 2
+
+
+@pytest.mark.parametrize("number", [1.5, 2.0**60, float("inf")])
+def test_a_custom_id_that_is_no_whole_number_is_refused_as_before(calls: Any, number: float) -> None:
+    with pytest.raises(RequestFileError, match='"custom_id" must be text'):
+        run(pd.DataFrame({"prompt": ["a"], "custom_id": [number]}), call=calls, model="m", progress=False)
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_damaged_parquet_file_is_told_with_its_rows(tmp_path: Path, calls: Any, skip_bad: bool) -> None:
+    path = tmp_path / "in.parquet"
+    pl.DataFrame({"prompt": [f"hello {number}" for number in range(20_000)]}).write_parquet(
+        path, compression="uncompressed"
+    )
+    content = bytearray(path.read_bytes())
+    content[4:400] = bytes(396)
+    path.write_bytes(content)
+    with pytest.raises(RequestFileError, match=r"in.parquet: rows 1 to 1024 cannot be read .*; write it anew"):
+        run(path, call=calls, model="m", skip_bad=skip_bad, progress=False)
+    assert calls.asked == 0
 
 
 def test_a_large_table_is_read_in_slices_from_wherever_rows_are_wanted() -> None:

@@ -178,7 +178,7 @@ def test_operation_model_endpoint_namespace_and_sample_count() -> None:
         {"vertex_credentials": "{}", "hf_token": "t", "password": "p", "some_api_key": "k"},
         {"extra_headers": {"Anthropic-Beta": "a", "Authorization": "Bearer x", "X-Api-Key": "k", "Cookie": "c"}},
         {"extra_headers": {"anthropic-beta": "a", "X-Request-Id": "1", "traceparent": "2", "Idempotency-Key": "3"}},
-        {"headers": {"api-key": "k"}, "extra_query": {"sig": "s"}},
+        {"headers": {"api-key": "k", "x_api_key": "k"}, "extra_query": {"sig": "s"}},
         {"extra_body": {**PARAMS["extra_body"], "api_key": "sk-2"}},
         {"top_p": None, "stop": None, "model_list": None},
     ],

@@ -81,6 +81,7 @@ def _unpatched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(litellm_patch, "_warned", False)
     yield
     unpatch()
+    litellm_patch._declined = False
 
 
 @pytest.fixture

@@ -120,6 +120,26 @@ def test_the_later_answer_counts(any_cache: Cache) -> None:
     assert any_cache.info().worth == 2.0
 
 
+async def test_what_will_not_do_is_forgotten(any_cache: Cache) -> None:
+    any_cache.put_many(dict.fromkeys("abc", (VALUE, 1.0)), kind="chat")
+    any_cache.forget(["a", "missing"])
+    await any_cache.aforget(["b"])
+    assert list(any_cache.get_many("abc")) == ["c"]
+    assert (any_cache.info().entries, any_cache.info().worth) == (1, 1.0)
+    any_cache.put("a", {"v": 2}, cost=2.0, kind="chat")
+    entry = await any_cache.aget("a")
+    assert entry is not None
+    assert entry.value == {"v": 2}
+
+
+def test_and_stays_so_for_the_next_process(tmp_path: Path) -> None:
+    with Cache(tmp_path) as cache:
+        cache.put_many(dict.fromkeys("ab", (VALUE, 1.0)), kind="chat")
+        cache.forget(["a"])
+    with Cache(tmp_path) as cache:
+        assert list(cache.get_many("ab")) == ["b"]
+
+
 def test_a_reader_cannot_change_what_is_kept(any_cache: Cache) -> None:
     value = {"list": [1]}
     any_cache.put("k", value, cost=None, kind="chat")

@@ -17,7 +17,7 @@ from bulkllm.calls import record_of, record_of_error
 from bulkllm.calls.call import Call
 from bulkllm.calls.failure import Failure
 from bulkllm.calls.fold import StreamFold
-from bulkllm.calls.lane import Answer, Target
+from bulkllm.calls.lane import Answer, Rates, Target
 from bulkllm.testing import FakeProvider
 
 MODEL = "openai/gpt-5-mini"
@@ -35,10 +35,13 @@ class ProviderError(Exception):
 class Lane:
     """Answers with what a script says; a cent for each token."""
 
-    def __init__(self, *script: Any, longest: int | None = None, price: float | None = 0.01) -> None:
+    def __init__(
+        self, *script: Any, longest: int | None = None, price: float | None = 0.01, per_request: float = 0.0
+    ) -> None:
         self.script: Iterator[Any] = iter(script)
         self.longest = longest
         self.unit = price
+        self.per_request = per_request
         self.sent = 0
 
     def load(self) -> None: ...
@@ -46,8 +49,8 @@ class Lane:
     def target(self, model: str, options: Mapping[str, Any]) -> Target:
         return Target(model, "openai")
 
-    def price(self, call: Call) -> tuple[float, float] | None:
-        return None if self.unit is None else (self.unit, self.unit)
+    def price(self, call: Call) -> Rates | None:
+        return None if self.unit is None else Rates(self.unit, self.unit, self.per_request)
 
     def longest_answer(self, call: Call) -> int | None:
         return self.longest
@@ -105,6 +108,7 @@ def test_a_timed_out_attempt_before_an_answer_is_told_and_stays_spent() -> None:
     assert (record.outcome, record.attempts, record.charge_unknown) == ("ok", 2, True)
     assert record.cost == pytest.approx(0.50)
     assert record.uncertain_cost == pytest.approx(1.00)
+    assert (record.total_tokens, record.uncertain_tokens) == (50, 100)
     assert budget.spent == pytest.approx((1.50, 150, 1))
     assert not any(budget.held)
 
@@ -140,9 +144,33 @@ def test_a_retry_needs_room_of_its_own_and_the_error_is_the_attempts_own() -> No
     assert one.usage.total.uncertain_cost == pytest.approx(1.00)
 
 
+def test_each_lost_attempt_is_expected_to_cost_the_request_as_well() -> None:
+    budget = Budget(10.00)
+    record = record_of(ask(client(TIMED_OUT, TIMED_OUT, Usage(40, 10), budget=budget, per_request=0.25)))
+    assert record.uncertain_cost == pytest.approx(2 * 1.25)
+    assert budget.spent.cost == pytest.approx(2 * 1.25 + 0.50)
+
+
+def test_a_lost_response_is_expected_to_take_what_a_completion_takes() -> None:
+    lost = []
+    for ask_with in ("completion", "responses"):
+        one = client(TIMED_OUT, attempts=1)
+        with pytest.raises(ProviderError) as caught:
+            getattr(one, ask_with)(MODEL, MESSAGES)
+        lost.append(record_of_error(caught.value))
+    completion, response = lost
+    assert completion is not None
+    assert response is not None
+    assert completion.uncertain_tokens > 500
+    assert (response.uncertain_tokens, response.uncertain_cost) == (
+        completion.uncertain_tokens,
+        completion.uncertain_cost,
+    )
+
+
 def test_where_the_price_is_unknown_so_is_what_a_lost_attempt_cost() -> None:
     record = record_of(ask(client(TIMED_OUT, Usage(40, 10), price=None)))
-    assert (record.charge_unknown, record.uncertain_cost) == (True, None)
+    assert (record.charge_unknown, record.uncertain_cost, record.uncertain_tokens) == (True, None, 100)
 
 
 # -- deadlines and waiting -----------------------------------------------------------------------------------
@@ -324,6 +352,35 @@ def test_prices_of_an_own_endpoint_are_charged() -> None:
         assert len(list(streamed)) > 1
     assert record.cost == pytest.approx(record.input_tokens * 0.01 + 5 * 0.02)
     assert streamed.record.cost == pytest.approx(record.cost)
+
+
+@pytest.mark.parametrize("operation", ["acompletion", "aresponses", "aembedding"])
+async def test_a_price_of_each_request_is_held_too(operation: str) -> None:
+    own = Client(prices={"openai/house": Price(input_per_token=0.0, per_request=0.01)}, budget=Budget(0.05))
+    with FakeProvider(latency=0.1) as server:
+        calls = (
+            getattr(own, operation)(
+                "openai/house",
+                MESSAGES if operation == "acompletion" else f"text {number}",
+                api_base=server.openai_base,
+                api_key="sk",
+            )
+            for number in range(20)
+        )
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        assert server.report().requests == 5
+    assert [type(end) for end in ended].count(BudgetExceeded) == 15
+    assert own.budget is not None
+    assert own.budget.spent.cost == pytest.approx(0.05)
+
+
+def test_a_price_of_each_request_is_charged_for_a_stream_that_is_left() -> None:
+    own = Client(prices={"openai/house": Price(input_per_token=0.0, per_request=0.01)})
+    with FakeProvider() as server:
+        with own.completion("openai/house", MESSAGES, stream=True, api_base=server.openai_base, api_key="sk") as stream:
+            next(stream)
+        assert stream.record.charge_unknown
+    assert stream.record.uncertain_cost == pytest.approx(0.01)
 
 
 def test_a_price_that_is_none_is_refused() -> None:

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 import bulkllm
+from bulkllm import _litellm
 from bulkllm.caching import choosing
 from bulkllm.config import config_dir
 from bulkllm.testing import FakeProvider
@@ -133,6 +134,38 @@ def test_another_endpoint_is_another_answer(provider: FakeProvider, options: dic
         assert second.report().requests == 1
     client.completion(MODEL, ask("a"), **{**options, "api_base": f"{provider.openai_base}/"})
     assert provider.report().requests == 1, "a slash at its end makes it no other one"
+
+
+@pytest.mark.parametrize("where", ["HOSTED_VLLM_API_BASE", "HOSTED_VLLM_BASE_URL", "litellm.api_base"])
+def test_so_is_one_that_the_surroundings_name(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    client = bulkllm.Client(cache=bulkllm.Cache(memory=True))
+    heard = []
+    with FakeProvider(reply="I am A") as one, FakeProvider(reply="I am B") as other:
+        for server in (one, other, one):
+            monkeypatch.setenv("HOSTED_VLLM_API_BASE", server.openai_base)  # LiteLLM's only name for it
+            if where == "litellm.api_base":
+                monkeypatch.setattr(_litellm.load(), "api_base", server.openai_base)
+            else:
+                monkeypatch.setenv(where, server.openai_base)
+            heard.append(client.completion("hosted_vllm/m", ask("who?")).choices[0].message.content)
+        assert heard == ["I am A", "I am B", "I am A"]
+        assert (one.report().requests, other.report().requests) == (1, 1)
+
+
+def test_what_litellms_aliases_mean_is_what_is_asked_counted_and_limited(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    limits = [bulkllm.RateLimit("openai/*", rpm=1000)]
+    client = bulkllm.Client(limits, cache=bulkllm.Cache(memory=True))
+    with FakeProvider(reply=lambda body: f"I am {body['model']}") as server:
+        asked = {**options, "api_base": server.openai_base}
+        for model in ("gpt-4.1-mini", "gpt-4.1"):
+            monkeypatch.setattr(_litellm.load(), "model_alias_map", {"fast": f"openai/{model}"})
+            answer = client.completion("fast", ask("who?"), **asked)
+            assert answer.choices[0].message.content == f"I am {model}"
+            assert bulkllm.record_of(answer).model == f"openai/{model}"
+    assert list(client.usage.by_model) == ["openai/gpt-4.1-mini", "openai/gpt-4.1"]
+    assert client.limiter.status("openai/gpt-4.1").remaining["rpm"] < 1000
 
 
 def turned(value: Any) -> Any:

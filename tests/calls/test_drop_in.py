@@ -245,3 +245,58 @@ def test_a_name_that_litellm_does_not_know_is_litellms_to_refuse(name: str) -> N
     make: Callable[[], Any] = lambda: call(bulkllm, name, model="no-such-model", **asked(name), **KEYS)  # noqa: E731
     with pytest.raises(_litellm.load().BadRequestError):
         make()
+
+
+# -- providers that do not take what we add ------------------------------------------------------------------
+
+SHORT = {
+    "id": "x",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi"}}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+}
+
+
+@pytest.mark.parametrize("name", ["completion", "acompletion"])
+@pytest.mark.parametrize("model", ["gradient_ai/m", "huggingface/m"])
+def test_who_knows_no_retries_is_not_told_of_them(model: str, name: str, canned: CannedServer) -> None:
+    canned.script = lambda exchange: exchange.answer(200, SHORT)
+    for library in (_litellm.load(), bulkllm):
+        answer = call(library, name, model, MESSAGES, api_base=canned.url, **KEYS)
+        assert answer.choices[0].message.content == "hi"
+    theirs, ours = canned.seen
+    assert ours.body == theirs.body
+    assert (ours.path, "max_retries" in ours.body) == (theirs.path, False)
+
+
+@pytest.mark.parametrize("model", ["gradient_ai/m", "huggingface/m"])
+def test_and_is_asked_once_for_each_attempt(model: str, canned: CannedServer) -> None:
+    canned.script = lambda exchange: exchange.answer(500, {"error": {"message": "broken"}})
+    client = bulkllm.Client(retry=bulkllm.RetryPolicy(max_attempts=3, base_delay=0.001))
+    for prefix in ("", "a"):
+        canned.seen.clear()
+        litellm = _litellm.load()
+        with pytest.raises((litellm.APIError, litellm.InternalServerError, litellm.APIConnectionError)):
+            call(client, prefix + "completion", model, MESSAGES, api_base=canned.url, **KEYS)
+        assert len(canned.seen) == 3
+
+
+@pytest.mark.parametrize("model", ["bytez/m", "oci/meta.llama-3.3-70b-instruct", "gradient_ai/m", "openai/m"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_litellm_accepts_what_we_add(model: str, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    litellm = _litellm.load()
+    given: dict[str, Any] = {}
+
+    def instead(**options: Any) -> Any:
+        given.update(options)
+        return iter(()) if stream else litellm.ModelResponse(**SHORT)
+
+    monkeypatch.setattr(litellm, "completion", instead)
+    answer = bulkllm.completion(model, MESSAGES, stream=stream, **KEYS)
+    assert list(answer) if not stream else list(answer) == []
+    provider, _, bare = model.partition("/")
+    added = {name: given[name] for name in ("max_retries", "stream_options") if name in given}
+    litellm.utils.get_optional_params(model=bare, custom_llm_provider=provider, stream=stream, **added)
+    assert ("stream_options" in added) == (stream and provider not in ("bytez", "oci"))

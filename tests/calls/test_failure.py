@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from bulkllm import _litellm
+from bulkllm import Budget, Client, RetryPolicy, _litellm
+from bulkllm.calls import record_of_error
 from bulkllm.calls.failure import Failure, failure_of
 
 REQUEST = "https://api.example.test/v1"
@@ -202,6 +203,32 @@ def judged_while_handling(outside: BaseException, inner: BaseException) -> Failu
         assert error.__context__ is outside
         return failure_of(error)
     raise AssertionError("nothing was raised")
+
+
+@pytest.mark.parametrize(
+    "model", ["openai/gpt-4.1-mini", "azure/m", "gemini/gemini-2.5-flash", "perplexity/sonar", "deepinfra/m"]
+)
+def test_a_key_that_is_missing_is_missed_at_once_and_costs_nothing(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteLLM makes a broken server or a lost connection of it; nothing was sent."""
+    for name in ("GOOGLE_API_KEY", "AZURE_AD_TOKEN", "OPENAI_API_BASE", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    client = Client(budget=Budget(max_tokens=9999), retry=RetryPolicy(max_attempts=3, base_delay=0.0))
+    options: dict[str, Any] = {"api_base": "http://127.0.0.1:9"} if model.startswith("azure") else {}
+    error = raised(lambda: client.completion(model, [{"role": "user", "content": "x"}], max_tokens=1000, **options))
+    record = record_of_error(error)
+    assert record is not None
+    assert (record.attempts, record.charge_unknown, record.cost) == (1, False, 0.0)
+    assert client.budget is not None
+    assert client.budget.spent.tokens == 0
+    told = failure_of(error)
+    assert (told.kind, told.retryable, told.refused) == ("auth", False, True)
+
+
+def test_a_value_error_from_elsewhere_is_no_missing_key() -> None:
+    """It may come from reading an answer, which was paid."""
+    lost = litellm_error("APIConnectionError", 500)
+    lost.__cause__ = raised(lambda: int("x"))
+    assert (failure_of(lost).kind, failure_of(lost).charge_unknown) == ("connection", True)
 
 
 def test_what_the_caller_was_handling_is_no_part_of_the_error() -> None:

@@ -36,7 +36,7 @@ from bulkllm.calls.effects import Count, Follow, HoldBudget, Load, Lookup, Reser
 from bulkllm.calls.failure import Failure
 from bulkllm.calls.flow import call_flow
 from bulkllm.calls.fold import StreamFold
-from bulkllm.calls.lane import Answer, Target
+from bulkllm.calls.lane import Answer, Rates, Target
 from bulkllm.calls.parts import Parts
 from bulkllm.calls.quota import quota_of
 from bulkllm.calls.stream import CallStream
@@ -78,7 +78,7 @@ class HandLane:
     def target(self, model: str, options: Mapping[str, Any]) -> Target:
         return Target(model, "openai")
 
-    def price(self, call: Call) -> tuple[float, float] | None:
+    def price(self, call: Call) -> Rates | None:
         return None
 
     def longest_answer(self, call: Call) -> int | None:
@@ -116,8 +116,8 @@ class HandLane:
 class PricedLane(HandLane):
     """A cent for a token, in or out."""
 
-    def price(self, call: Call) -> tuple[float, float] | None:
-        return 0.01, 0.01
+    def price(self, call: Call) -> Rates | None:
+        return Rates(0.01, 0.01)
 
 
 class World:
@@ -230,11 +230,25 @@ def test_the_estimate_is_reserved_while_the_call_is_under_way() -> None:
     flow.close()
 
 
+def test_a_response_of_no_length_given_reserves_what_a_completion_does() -> None:
+    left = []
+    for operation in ("completion", "responses"):
+        world = World(**LIMITS)
+        said = {"input" if operation == "responses" else "messages": [{"role": "user", "content": "x" * 400}]}
+        flow = call_flow(world.parts, call(operation=operation, options=said))
+        effect: Any = next(flow)
+        while not isinstance(effect, Send):
+            effect = flow.send(world._perform(effect, iter(()), 0.0))
+        left.append(world.remaining("tpm"))
+        flow.close()
+    assert left[0] == left[1] < 5800
+
+
 def test_real_usage_corrects_the_next_estimate() -> None:
     world = World(**LIMITS)
-    before = world.parts.estimator.estimate(MODEL, call().options).input_tokens
+    before = world.parts.estimator.estimate("completion", MODEL, call().options).input_tokens
     world.play(call(), good(Usage(404, 30)))
-    assert world.parts.estimator.estimate(MODEL, call().options).input_tokens > 2 * before
+    assert world.parts.estimator.estimate("completion", MODEL, call().options).input_tokens > 2 * before
 
 
 def test_without_a_limit_nothing_is_reserved() -> None:
@@ -673,7 +687,7 @@ def test_a_stream_teaches_the_estimator() -> None:
     list(
         streamed(world, [chunk("x"), chunk(None, {"prompt_tokens": 404, "completion_tokens": 1, "total_tokens": 405})])
     )
-    assert world.parts.estimator.estimate(MODEL, call().options).input_tokens > 300
+    assert world.parts.estimator.estimate("completion", MODEL, call().options).input_tokens > 300
 
 
 def test_a_usage_chunk_that_the_caller_asked_for_is_his() -> None:

@@ -14,10 +14,12 @@ import pytest
 
 import bulkllm
 from bulkllm.calls import cached, record_of_error
+from bulkllm.calls.account import Account
 from bulkllm.calls.cached import cached_flow
 from bulkllm.calls.call import Call
 from bulkllm.calls.drive import drive
 from bulkllm.calls.effects import Load, Lookup, Start
+from bulkllm.calls.following import raise_if_shared
 from bulkllm.calls.gateway import LiteLLMLane
 from bulkllm.calls.parts import Parts
 from bulkllm.testing import FakeProvider, Fault
@@ -111,6 +113,36 @@ async def test_if_that_one_fails_too_nobody_storms_the_provider(client: bulkllm.
         assert len({id(end) for end in ended}) == 8
         await ask_together(client, server, 1, num_retries=0)
         assert server.report().requests == 3, "who comes later asks"
+
+
+async def test_a_time_that_others_had_less_of_is_no_verdict(client: bulkllm.Client) -> None:
+    """The third has followed two that failed when it asks itself, unless it came second: then it asks again."""
+    with FakeProvider(faults=[Fault("hang", first=2)]) as server:
+        options = {"api_base": server.openai_base, "api_key": "k"}
+        first = asyncio.create_task(client.acompletion(MODEL, ASK, deadline=0.2, **options))
+        while not server.report().requests:
+            await asyncio.sleep(0.005)
+        more = (client.acompletion(MODEL, ASK, **own, **options) for own in ({"deadline": 0.5}, {"timeout": 2.0}))
+        ended = await asyncio.gather(first, *more, return_exceptions=True)
+    assert names(ended[:1]) + names(ended[2:]) == ["Timeout", "ModelResponse"]
+
+
+async def test_nor_is_it_for_embeddings(client: bulkllm.Client) -> None:
+    with FakeProvider(faults=[Fault("hang", first=2)]) as server:
+        options = {"model": "openai/vectors", "input": ["a"], "api_base": server.openai_base, "api_key": "k"}
+        first = asyncio.create_task(client.aembedding(deadline=0.2, **options))
+        while not server.report().requests:
+            await asyncio.sleep(0.005)
+        more = (client.aembedding(**own, **options) for own in ({"deadline": 0.5}, {"timeout": 2.0}))
+        ended = await asyncio.gather(first, *more, return_exceptions=True)
+    assert names(ended[:1]) + names(ended[2:]) == ["Timeout", "EmbeddingResponse"]
+
+
+async def test_a_time_that_all_have_is_everybody_s(client: bulkllm.Client) -> None:
+    with FakeProvider(faults=[Fault("hang")]) as server:
+        ended = await ask_together(client, server, 6, num_retries=0, timeout=0.2)
+        assert server.report().requests == 2
+    assert names(ended) == ["Timeout"] * 6
 
 
 async def test_an_error_of_our_own_is_nobody_else_s() -> None:
@@ -214,6 +246,26 @@ def test_an_answer_that_comes_between_the_look_and_the_claim_is_not_asked_for_ag
         assert isinstance(other.send(None), Start)
         other.close()
         assert server.report().requests == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "shared"),
+    [({}, False), ({"timeout": None}, False), ({"timeout": 0.01}, True), ({"deadline": 0.01}, True)],
+)
+def test_who_had_less_time_does_not_speak_for_who_has_more(own: dict[str, Any], shared: bool) -> None:
+    client = bulkllm.Client()
+    with FakeProvider(faults=[Fault("hang")]) as server:
+        options = {"api_base": server.openai_base, "api_key": "k"}
+        with pytest.raises(Exception, match="wall clock") as caught:
+            client.completion(MODEL, ASK, deadline=0.1, **options)
+    call = Call(operation="completion", model=MODEL, requested_model=MODEL, provider="openai", options={}, **own)
+    parts = Parts(lane=LiteLLMLane(), limiter=client.limiter)
+    told = None
+    try:
+        raise_if_shared(parts, Account(call, (), lambda: 0.0), caught.value, 2)
+    except Exception as error:  # noqa: BLE001 - whichever it is
+        told = error
+    assert (type(told) is type(caught.value)) == shared
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,10 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(litellm, "disable_aiohttp_transport", True)  # its sessions complain when a loop ends
     bulkllm.unpatch()
     monkeypatch.setattr(litellm_patch, "_warned", False)
-    monkeypatch.setattr(litellm_patch, "_declined", False)
+    litellm_patch._declined = False
     yield
     bulkllm.unpatch()
+    litellm_patch._declined = False
 
 
 @pytest.fixture

@@ -39,11 +39,16 @@ ALL = [
 ]
 
 
+# Of these LiteLLM loses max_retries on the way to the OpenAI SDK.
+FORGETFUL = ["deepinfra", "nvidia_nim", "sambanova", "zai", "ai21", "ai21_chat", "baseten", "clf_ai_gateway",
+             "codestral", "v0", "morph", "inception", "featherless_ai", "nscale", "hyperbolic"]  # fmt: skip
+
+
 def of_litellm() -> tuple[type[Exception], ...]:
     return tuple(getattr(_litellm.load(), name) for name in ("RateLimitError", "InternalServerError", "APIError"))
 
 
-def ask(client: Client, provider: str, function: str, server: FakeProvider, **options: Any) -> Any:
+def ask(client: Any, provider: str, function: str, server: FakeProvider, /, **options: Any) -> Any:
     """A call, synchronous or in a task."""
     own = provider in ("azure", "anthropic")
     keywords: dict[str, Any] = {"api_base": server.url if own else server.openai_base, "api_key": "sk-fake", **options}
@@ -81,6 +86,89 @@ def test_the_server_counts_as_many_requests_as_there_were_attempts(
     assert type(caught.value).__module__ == "litellm.exceptions"
     assert record.outcome == type(caught.value).__name__
     assert (record.cost, record.charge_unknown) == (0.0, False)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("function", ["completion", "acompletion"])
+@pytest.mark.parametrize("provider", FORGETFUL)
+def test_nor_does_the_sdk_try_again_where_it_is_not_told_not_to(provider: str, function: str, stream: bool) -> None:
+    if provider not in _litellm.load().provider_list:
+        pytest.skip("this LiteLLM does not know it")
+    client = Client(retry=RetryPolicy(max_attempts=6, base_delay=0.001, max_delay=0.001))
+    with failing(500) as server:
+        with pytest.raises(of_litellm()) as caught:
+            ask(client, provider, function, server, stream=stream)
+        record = record_of_error(caught.value)
+        assert record is not None
+        assert (server.report().requests, record.attempts) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("provider", "function"),
+    [
+        *(("nvidia_nim", name) for name in ("embedding", "aembedding", "responses", "aresponses")),
+        *(("sambanova", name) for name in ("embedding", "aembedding")),
+        *(("deepinfra", name) for name in ("responses", "aresponses")),
+    ],
+)
+def test_nor_for_vectors_and_responses(provider: str, function: str) -> None:
+    client = Client(retry=QUICK)
+    with failing(500) as server:
+        with pytest.raises(of_litellm()):
+            ask(client, provider, function, server)
+        assert (server.report().requests, client.usage.total.attempts) == (3, 3)
+
+
+@pytest.mark.parametrize("function", ["completion", "embedding"])
+def test_nor_does_a_client_that_the_programs_own_call_has_left_in_litellm(function: str) -> None:
+    client = Client(retry=QUICK)
+    with FakeProvider(faults=[Fault("status", status=500, after=1)]) as server:
+        ask(_litellm.load(), "azure", function, server)
+        with pytest.raises(of_litellm()):
+            ask(client, "azure", function, server)
+        assert (server.report().requests, client.usage.total.attempts) == (1 + 3, 3)
+
+
+@pytest.mark.parametrize("function", ["acompletion", "aembedding"])
+async def test_nor_in_a_task(function: str) -> None:
+    client = Client(retry=QUICK)
+    what = MESSAGES if function == "acompletion" else "Say something."
+    with FakeProvider(faults=[Fault("status", status=500, after=1)]) as server:
+        options = {"api_base": server.url, "api_key": "sk-fake", "api_version": "2024-02-01"}
+        await getattr(_litellm.load(), function)("azure/fake-model", what, **options)
+        with pytest.raises(of_litellm()):
+            await getattr(client, function)("azure/fake-model", what, **options)
+        assert (server.report().requests, client.usage.total.attempts) == (1 + 3, 3)
+
+
+@pytest.mark.parametrize("provider", ["azure", "text-completion-openai"])
+def test_nor_does_a_client_of_the_callers_which_is_left_as_it_is(provider: str) -> None:
+    openai = importlib.import_module("openai")
+    client = Client(retry=QUICK)
+    with failing(500) as server:
+        own = (
+            openai.AzureOpenAI(azure_endpoint=server.url, api_key="k", api_version="2024-02-01")
+            if provider == "azure"
+            else openai.OpenAI(base_url=server.openai_base, api_key="k")
+        )
+        with own, pytest.raises(of_litellm()):
+            ask(client, provider, "completion", server, client=own)
+        assert (server.report().requests, client.usage.total.attempts) == (3, 3)
+    assert own.max_retries == 2
+
+
+def test_calls_that_the_program_makes_of_litellm_are_tried_again_as_ever() -> None:
+    litellm = _litellm.load()
+    number = litellm.DEFAULT_MAX_RETRIES
+    assert number > 0
+    with failing(500, retry_after="0.001") as server:
+        with pytest.raises(of_litellm()):
+            ask(Client(retry=QUICK), "mistral", "embedding", server)
+        assert server.report().requests == 3
+        with pytest.raises(of_litellm()):
+            litellm.embedding("mistral/fake-model", "Say something.", api_base=server.openai_base, api_key="k")
+        assert server.report().requests == 3 + 1 + number
+    assert number == litellm.DEFAULT_MAX_RETRIES
 
 
 @pytest.mark.parametrize(
@@ -124,6 +212,38 @@ def test_a_second_layer_of_litellms_is_refused(option: str) -> None:
         with pytest.raises(ConfigError, match=option):
             ask(Client(), "openai", "completion", server, **{option: "exponential_backoff_retry"})
         assert server.report().requests == 0
+
+
+@pytest.mark.parametrize(
+    "option", ["fallbacks", "context_window_fallbacks", "content_policy_fallbacks", "context_window_fallback_dict"]
+)
+@pytest.mark.parametrize("function", ["completion", "aembedding", "responses"])
+def test_so_is_what_would_ask_other_models(option: str, function: str) -> None:
+    value: Any = {"fake-model": "openai/b"} if option.endswith("dict") else ["openai/b"]
+    with FakeProvider() as server:
+        with pytest.raises(ConfigError, match=f"{option}=.*except clause"):
+            ask(Client(), "openai", function, server, **{option: value})
+        assert server.report().requests == 0
+
+
+def test_but_not_the_absence_of_other_models() -> None:
+    with FakeProvider() as server:
+        assert ask(Client(), "openai", "completion", server, fallbacks=None, context_window_fallback_dict={})
+        assert server.report().requests == 1
+
+
+@pytest.mark.parametrize("function", ["completion", "acompletion"])
+def test_other_models_set_for_all_of_litellm_are_not_asked(
+    function: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    litellm = _litellm.load()
+    monkeypatch.setattr(litellm, "model_fallbacks", ["openai/b"])
+    client = Client(retry=QUICK)
+    with failing(500) as server, caplog.at_level(logging.WARNING, "bulkllm"):
+        with pytest.raises(litellm.InternalServerError):
+            ask(client, "openai", function, server)
+        assert (list(server.report().models), server.report().requests) == (["fake-model"], 3)
+    assert "model_fallbacks is cleared" in caplog.text
 
 
 @pytest.mark.parametrize("number", [-1, "two", 1.5, True])

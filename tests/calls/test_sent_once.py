@@ -1,4 +1,4 @@
-"""After a broken connection LiteLLM's asynchronous HTTP handler sends a request again, behind everybody's back."""
+"""LiteLLM's asynchronous HTTP handler and the OpenAI SDK send requests again, behind everybody's back; ours not."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ import pytest
 
 import bulkllm
 from bulkllm import _litellm
-from bulkllm.caching import litellm_patch, litellm_resend
+from bulkllm.caching import litellm_patch, litellm_resend, own_call
 from bulkllm.calls import record_of_error
 from bulkllm.testing import FakeProvider, Fault
 
 MESSAGES = [{"role": "user", "content": "Say something."}]
 NAME = "requests that are sent again"
+SDK_NAME = "retries of the OpenAI SDK"
 CALLS = ["anthropic/m", "mistral/m", "groq/m", "deepseek/m", "openai/m", "responses"]
 
 
 @pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _fresh() -> Iterator[None]:
     """LiteLLM as it is before the first call."""
     _litellm.load()
     bulkllm.unpatch()
-    monkeypatch.setattr(litellm_patch, "_declined", False)
+    litellm_patch._declined = False
     yield
     bulkllm.unpatch()
+    litellm_patch._declined = False
 
 
 @pytest.fixture
@@ -94,11 +96,49 @@ async def test_calls_that_are_made_at_once_are_told_apart(breaking: FakeProvider
     assert breaking.report().requests == (3 if resends_after_a_cut() else 2)
 
 
-def test_synchronous_calls_touch_nothing(breaking: FakeProvider) -> None:
+@pytest.mark.parametrize("model", ["anthropic/m", "openai/m", "deepinfra/m"])
+def test_a_synchronous_call_is_sent_once(model: str, breaking: FakeProvider) -> None:
+    base = breaking.url if model.startswith("anthropic") else breaking.openai_base
     with pytest.raises(Exception, match=r".+"):
-        bulkllm.Client().completion("anthropic/m", MESSAGES, api_base=breaking.url, api_key="k", num_retries=0)
+        bulkllm.Client().completion(model, MESSAGES, api_base=base, api_key="k", num_retries=0)
     assert breaking.report().requests == 1
-    assert bulkllm.litellm_support().mended == ()
+    assert SDK_NAME in bulkllm.litellm_support().mended
+
+
+# The OpenAI SDK's own retries.
+
+
+def sdk_retries() -> int:
+    """How often the SDK would send a request again whose client says twice."""
+    request_options = importlib.import_module(litellm_resend.SDK).FinalRequestOptions
+    number: int = request_options.construct(method="post", url="/").get_max_retries(2)
+    return number
+
+
+async def test_what_a_call_leaves_behind_is_no_part_of_it() -> None:
+    """LiteLLM's callbacks run in a copy of the call's context, and may ask the SDK themselves."""
+    litellm_patch.stop_resending()
+    over = asyncio.Event()
+
+    async def callback() -> int:
+        await over.wait()
+        return sdk_retries()
+
+    with own_call():
+        task = asyncio.create_task(callback())
+        assert sdk_retries() == 0
+    over.set()
+    assert await task == 2
+    assert sdk_retries() == 2
+
+
+def test_whoever_undoes_it_has_the_sdk_as_it_was() -> None:
+    request_options = importlib.import_module(litellm_resend.SDK).FinalRequestOptions
+    theirs = request_options.get_max_retries
+    litellm_patch.stop_resending()
+    assert request_options.get_max_retries is not theirs
+    bulkllm.unpatch()
+    assert request_options.get_max_retries is theirs
 
 
 # A LiteLLM that looks unfamiliar.
@@ -119,9 +159,38 @@ def a_failing_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cls, "post", lambda self, **_: 1 / 0)
 
 
-@pytest.mark.parametrize("strange", [other_module, other_signature, a_failing_test])
+def another_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(litellm_resend, "SDK", "openai.renamed")
+
+
+def another_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    request_options = importlib.import_module(litellm_resend.SDK).FinalRequestOptions
+    monkeypatch.setattr(request_options, "get_max_retries", lambda self, most, least=0: most)
+
+
+def a_client_that_does_not_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = importlib.import_module("openai._base_client").AsyncAPIClient
+    theirs = client.request
+
+    async def request(*args: Any, **options: Any) -> Any:
+        return await theirs(*args, **options)
+
+    monkeypatch.setattr(client, "request", request)
+
+
+@pytest.mark.parametrize(
+    ("strange", "mended"),
+    [
+        (other_module, SDK_NAME),
+        (other_signature, SDK_NAME),
+        (a_failing_test, SDK_NAME),
+        (another_sdk, NAME),
+        (another_number, NAME),
+        (a_client_that_does_not_ask, NAME),
+    ],
+)
 async def test_an_unfamiliar_litellm_is_left_alone_with_one_warning(
-    strange: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    strange: Any, mended: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     strange(monkeypatch)
     client = bulkllm.Client()
@@ -132,5 +201,5 @@ async def test_an_unfamiliar_litellm_is_left_alone_with_one_warning(
     assert warning.levelno == logging.WARNING
     assert f"LiteLLM {_litellm.version()}" in warning.getMessage()
     support = bulkllm.litellm_support()
-    assert (support.mended, len(support.stood_aside)) == ((), 1)
+    assert (support.mended, len(support.stood_aside)) == ((mended,), 1)
     assert client.usage.total.failed == 0

@@ -192,6 +192,35 @@ async def test_and_of_a_failure(litellm: Any) -> None:
         await until(heard.failures, "failed")
 
 
+async def test_a_coroutine_is_told_of_the_attempt_that_succeeds(litellm: Any) -> None:
+    """LiteLLM takes it out of the list that it is given, at each attempt."""
+    assert litellm
+    heard = Heard()
+    given = [heard.asuccess]
+    with FakeProvider(faults=[Fault("status", status=500, first=2)]) as broken:
+        client = Client(retry=RetryPolicy(max_attempts=3, base_delay=0.001))
+        await client.acompletion(MODEL, say("heard"), success_callback=given, **to(broken))
+        assert broken.report().requests == 3
+    assert given == [heard.asuccess]
+    await until(heard.successes, "heard")
+
+
+async def test_what_a_provider_of_ones_own_asks_of_litellm_is_logged(
+    server: FakeProvider, litellm: Any, entries: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base: Any = litellm.CustomLLM
+
+    class Mine(base):  # type: ignore[misc] # LiteLLM's, imported late
+        async def acompletion(self, *_: Any, **__: Any) -> Any:
+            return await litellm.acompletion(MODEL, say("inner"), **to(server))
+
+    monkeypatch.setattr(litellm, "custom_provider_map", [{"provider": "mine", "custom_handler": Mine()}])
+    await Client().acompletion("mine/x", say("ours"))
+    await litellm.acompletion(MODEL, say("the last one"), **to(server))
+    await until(entries, "the last one")
+    assert "inner" in entries
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("max_budget", 1000.0), ("set_verbose", True), ("log_raw_request_response", True)]
 )

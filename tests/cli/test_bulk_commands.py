@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from typing import TypeAlias
 import pytest
 
 from bulkllm.bulk import run
+from bulkllm.bulk.reckoning import known_of
 from bulkllm.cli import main
 from bulkllm.cli.options import limits
+from bulkllm.errors import ConfigError
 from bulkllm.testing import FakeProvider
 
 Command: TypeAlias = Callable[..., tuple[int, str, str]]
@@ -61,6 +64,11 @@ def test_a_plan(bulkllm: Command, requests: str, tmp_path: Path) -> None:
     code, told, _ = bulkllm("plan", requests, *priced, "--fallback", "x", "--timeout", "9", "--no-progress", "--json")
     assert json.loads(told)["output_tokens"]["high"] == 360
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_results_file_that_a_plan_cannot_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\); give the results file of a run"):
+        known_of(tmp_path)
 
 
 def test_deployments_from_a_file(
@@ -121,3 +129,19 @@ def test_a_results_file_of_a_run_in_code_is_exported_too(bulkllm: Command, tmp_p
     run(["a"], call=call, model="m", output=out, progress=False)
     code, told, _ = bulkllm("results", "export", str(out), "--format", "jsonl", "--output", "-")
     assert (code, json.loads(told)["text"]) == (0, "hello")
+
+
+def test_an_export_to_an_output_that_is_not_utf_8(
+    bulkllm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def call(request: object) -> tuple[dict[str, object], None]:
+        return {"choices": [{"message": {"content": "καλημέρα"}}]}, None
+
+    out = tmp_path / "r.jsonl"
+    run(["a"], call=call, model="m", output=out, progress=False)
+    beneath = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(beneath, encoding="latin-1"))
+    code, _, said = bulkllm("results", "export", str(out), "-o", "-")
+    assert (code, "1 rows in -" in said) == (0, True)
+    (row,) = csv.DictReader(io.StringIO(beneath.getvalue().decode(), newline=""))
+    assert row["text"] == "καλημέρα"

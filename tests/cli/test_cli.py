@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -17,6 +20,8 @@ import pytest
 
 from bulkllm import __version__
 from bulkllm.cli import main
+from bulkllm.cli.exits import guarded, prepared, warnings_shown
+from bulkllm.cli.options import keywords
 from bulkllm.testing import FakeProvider, Fault
 
 COMMAND = [sys.executable, "-m", "bulkllm"]
@@ -175,6 +180,139 @@ def test_bad_usage_exits_with_2_and_names_the_place(
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--option", "limit=3"], "--option limit is no keyword of LiteLLM's; that is what --limit is for"),
+        (["--option", "model=x"], "--model is for"),
+        (["--option", "sample=3"], "--sample is for"),
+        (["--option", "fallbacks=x"], "--fallback is for"),
+        (["--option", "progress=false"], "--no-progress is for"),
+        (["--option", "requests=3"], "FILE is for"),
+        (["--option", "client=3"], "--option client is no keyword of LiteLLM's; it can only be given in a program"),
+        (["--option", "ordered=true"], "it can only be given in a program"),
+        (["--option", "cache=true"], "it can only be given in a program"),
+        (["--option", "priority=x"], "priority='x' must be a number"),
+        (["--option", "tags=x"], "tags= takes a mapping"),
+        (["--timeout", "0"], "timeout=0.0 must be a positive number of seconds"),
+        (["--num-retries", "-1"], "num_retries=-1 must be a whole number"),
+        (["--burst", "5"], "--burst says how a limit is counted: give --rpm"),
+        (["--window", "bogus"], "--window says how a limit is counted: give --rpm"),
+        (["--store", "limits.db"], "--store shares limits: give --rpm, --tpm or --limits"),
+    ],
+)
+def test_what_would_do_nothing_or_harm_is_refused_before_the_first_row(
+    bulkllm: Bulkllm, provider: FakeProvider, tmp_path: Path, words: list[str], said: str
+) -> None:
+    done = bulkllm(*run_words(provider, write_rows(tmp_path / "in.jsonl", 1), *words))
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+    if words[0] != "--store":
+        done = bulkllm("plan", "in.jsonl", "-m", "openai/x", *words)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
+def test_litellms_own_cache_keyword_goes_through() -> None:
+    assert keywords(['cache={"no-cache": true}']) == {"cache": {"no-cache": True}}
+
+
+def test_a_warning_of_the_librarys_is_said_once_and_not_on_standard_output(
+    bulkllm: Bulkllm, provider: FakeProvider, tmp_path: Path
+) -> None:
+    rows = tmp_path / "in.jsonl"
+    rows.write_text('{"prompt": "a", "temprature": 1}\n{"prompt": "b", "temprature": 2}\n')
+    for _ in range(2):
+        done = bulkllm(*run_words(provider, rows, "--json"))
+        told = [line for line in done.stderr.splitlines() if "temprature" in line]
+        assert len(told) == 1
+        assert told[0].startswith("warning: column 'temprature' is carried to the results; if the option 'temperature'")
+        assert json.loads(done.stdout)["ok"] == 2
+    assert [type(handler) for handler in logging.getLogger("bulkllm").handlers] == [logging.NullHandler]
+
+
+def test_a_warning_goes_to_what_stands_for_standard_error_at_that_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings_shown():
+        above_the_bar = io.StringIO()  # as a progress bar has it
+        monkeypatch.setattr(sys, "stderr", above_the_bar)
+        for _ in range(2):
+            logging.getLogger("bulkllm.bulk").warning("%s is odd", "it")
+        logging.getLogger("bulkllm.bulk").info("nobody is told")
+    assert above_the_bar.getvalue() == "warning: it is odd\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "secret/in.jsonl"), "secret/in.jsonl: Permission denied"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "D"), "D: Is a directory"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), "x: there is no such file"),
+        (OSError("the connection is gone"), "output: the connection is gone"),
+    ],
+)
+def test_an_error_of_the_systems_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: OSError, said: str
+) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back, whatever takes its place
+
+    def command() -> None:
+        raise error
+
+    assert guarded(command) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+class Broken(io.StringIO):
+    """A standard output that takes nothing."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def flush(self) -> None:
+        raise OSError(self._number, os.strerror(self._number))
+
+
+@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "output: No space left on device"), (errno.EPIPE, "")])
+def test_an_output_that_takes_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Broken(number))
+    assert guarded(lambda: sys.stdout.write("told")) == (2 if said else 1)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE])
+def test_a_run_that_is_done_is_done_though_its_summary_cannot_be_printed(
+    bulkllm: Bulkllm, provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Broken(number))
+    done = bulkllm(*run_words(provider, write_rows(tmp_path / "in.jsonl", 2), "--no-progress"))
+    assert done.returncode == 0
+    told = "error: the summary cannot be printed (No space left on device); the answers are in out.jsonl\n"
+    assert done.stderr == (told if number == errno.ENOSPC else "")
+
+
+def test_a_closed_output_is_no_failure_and_a_closed_input_is_named(
+    bulkllm: Bulkllm, provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        assert bulkllm(*run_words(provider, write_rows(tmp_path / "in.jsonl", 2), "--no-progress")).returncode == 0
+    monkeypatch.setattr(sys, "stdin", None)
+    done = bulkllm(*run_words(provider, Path("-")))
+    assert (done.returncode, "standard input is closed; send the requests" in done.stderr) == (2, True)
+
+
+def test_what_an_encoding_lacks_is_written_as_json_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    beneath = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(beneath, encoding="cp1252"))
+    prepared()
+    sys.stdout.write(json.dumps("é 中 \x81 😀 \ud83d", ensure_ascii=False))
+    sys.stdout.flush()
+    assert beneath.getvalue().decode("cp1252") == r'"é \u4e2d \u0081 \ud83d\ude00 \ud83d"'
+    assert json.loads(beneath.getvalue().decode("cp1252")) == "é 中 \x81 😀 \ud83d"
 
 
 def test_ctrl_c_drains_and_the_same_command_continues(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import bulkllm
+from bulkllm import models
 from bulkllm.cli import main
 from bulkllm.limits import fetch
 from bulkllm.limits.admin import admin_rows
@@ -174,6 +175,7 @@ def test_what_fails_is_said_and_the_rest_is_kept(
         ([], "no admin key is set. ANTHROPIC_ADMIN_KEY"),
         (["groq"], "the limits of 'groq' cannot be read"),
         (["anthropic", "--project", "p"], "'p' is a part of openai, whose limits are not asked for"),
+        (["--timeout", "0"], "--timeout"),
     ],
 )
 def test_fetch_without_what_it_needs_is_bad_usage(command: Command, words: list[str], said: str) -> None:
@@ -252,6 +254,25 @@ def test_show_of_a_model_leaves_out_what_does_not_hold_for_it(command: Command, 
     assert "claude" not in text
 
 
+ASKED = ["gpt-4.1-mini", "openai/gpt-4.1-mini", "mine", "round"]
+
+
+@pytest.mark.parametrize("asked_for", ASKED)
+@pytest.mark.parametrize("kept", ASKED[:2])
+def test_show_understands_a_name_as_calls_do(command: Command, tmp_path: Path, asked_for: str, kept: str) -> None:
+    write(tmp_path, f'[[limit]]\nmodels = ["openai/*", "{kept}"]\nrpm = 60\n')
+    (tmp_path / "config" / "models.toml").write_text(
+        '[aliases]\nmine = "gpt-4.1-mini"\nround = "mine"\n', encoding="utf-8"
+    )
+    learned(tmp_path, model=kept)
+    models.reset()
+    told = json.loads(command("limits", "show", asked_for, "--json").out)
+    models.reset()
+    assert [one["rpm"] for one in told["configured"]["limits"]] == [60]
+    assert [one["model"] for one in told["learned"]["limits"]] == [kept]
+    assert [one["name"] for one in told["published"]] == [f"openai tier {tier}: gpt-4.1-mini" for tier in range(1, 6)]
+
+
 def test_show_of_nothing_says_how_to_get_something(command: Command, tmp_path: Path) -> None:
     done = command("limits", "show", "somebody/unheard-of")
     assert done.out.splitlines() == [
@@ -294,6 +315,24 @@ def test_how_shared_limits_stand_is_shown_live_for_all_processes(command: Comman
     assert (missing.code, missing.out) == (2, "")
     assert "typo.sqlite: there is no such file; it is made by the first program that shares limits" in missing.err
     assert not (tmp_path / "typo.sqlite").exists()
+
+
+@pytest.mark.parametrize("where", ["{}", "sqlite://{}"])
+def test_looking_at_a_file_that_is_no_store_leaves_it_as_it_is(command: Command, tmp_path: Path, where: str) -> None:
+    place = tmp_path / "with a space"
+    place.mkdir()
+    path = place / "r.jsonl"
+    path.write_bytes(b'{"answer": "paid"}\n' * 200)
+    said = where.format(str(path).replace(" ", "%20") if ":" in where else path)
+    for _ in range(2):
+        done = command("limits", "show", "--store", said)
+        assert (done.code, done.out) == (2, "")
+        assert f"{path} is no store of limits; give another path" in done.err
+    assert path.read_bytes() == b'{"answer": "paid"}\n' * 200
+    path.write_bytes(b"")
+    assert "shared      nothing in 'default'" in command("limits", "show", "--store", said).out
+    assert path.read_bytes() == b""
+    assert list(place.iterdir()) == [path]
 
 
 def test_limits_learned_at_the_providers_own_address_say_so(command: Command, tmp_path: Path) -> None:

@@ -319,6 +319,7 @@ def test_presets_whose_model_is_gone_or_deprecated(command: Command, lists: dict
         (["refresh", "nobody"], "no provider is called 'nobody'"),
         (["diff", "nobody"], "no provider is called 'nobody'"),
         (["deprecated", "--within-days", "-1"], "--within-days"),
+        (["deprecated", "--within-days", "99999999999"], "--within-days"),
         (["nonsense"], "nonsense"),
     ],
 )
@@ -335,6 +336,7 @@ def test_a_mistake_in_the_users_file_is_said_and_the_rest_works(command: Command
     assert done.code == 0
     assert done.json["prices"]["input_cost_per_token"] == 1e-6
     assert done.err.startswith(f"warning: {tmp_path / 'models.toml'}:8: model[0].max_input_tokens: expected a whole")
+    assert done.err.count("warning: ") == 1
 
 
 @pytest.mark.parametrize("name", ["list", "show", "select", "refresh", "diff", "deprecated"])

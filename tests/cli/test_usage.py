@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bulkllm import Usage, UsageRecord
+from bulkllm import Usage, UsageRecord, run
 from bulkllm.accounting import JSONLSink, SQLiteSink
 from bulkllm.bulk.keytable import State
 from bulkllm.bulk.lines import Head, result_line
 from bulkllm.cli import main
+from bulkllm.testing import FakeProvider
 
 
 def records() -> list[UsageRecord]:
@@ -142,6 +143,23 @@ def test_what_is_no_such_file_is_told(
     assert "no calls" in capsys.readouterr().out
 
 
+def test_what_is_no_usage_record_is_named_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests = tmp_path / "in.jsonl"
+    requests.write_text('\n{"prompt": "a"}\n')
+    assert bulkllm(monkeypatch, requests) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {requests}:2: usage record: model is missing; give a results file of `bulkllm run`")
+    with kept(requests).open("a") as file:
+        file.write('\n{"model": 3}\n')
+    requests.write_text(requests.read_text().partition('{"prompt": "a"}\n')[2])
+    assert bulkllm(monkeypatch, requests) == 2
+    assert f"{requests}:17: usage record: model cannot be 3" in capsys.readouterr().err
+    assert bulkllm(monkeypatch, tmp_path) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory\n"
+
+
 def test_a_run_in_which_nothing_was_sent_is_shown_all_the_same() -> None:
     from bulkllm import UsageTracker
     from bulkllm.cli.show import usage_lines
@@ -155,3 +173,28 @@ def test_a_run_in_which_nothing_was_sent_is_shown_all_the_same() -> None:
     assert "retries   10, 5 of all attempts refused for a limit" in lines
     assert lines[4].startswith("time      Most of the time (67%) went on waiting for requests per minute of openai/*: ")
     assert "uncertain attempts of 5 calls were given up: up to $1.2500 more may be charged" in lines
+
+
+def test_what_earlier_asks_of_a_row_had_used_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results.jsonl"
+    paid, tokens = 0.0, 0
+    with FakeProvider() as server:
+        for temperature in (0.1, 0.2, 0.3):
+            result = run(
+                ["a", {"custom_id": "b", "prompt": "b"}], output=out, progress=False, model="openai/gpt-4.1-mini",
+                temperature=temperature, redo_changed=True, api_base=server.openai_base, api_key="any",
+            )  # fmt: skip
+            paid += result.usage.total.cost
+            tokens += result.usage.total.total_tokens
+    assert bulkllm(monkeypatch, out, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    earlier = told["earlier"]
+    assert earlier["requests"] == 4
+    assert earlier["cost"] + told["total"]["cost"] == pytest.approx(paid)
+    assert earlier["tokens"] + told["total"]["total_tokens"] == tokens
+    assert len(told["notes"]) == 1
+    assert bulkllm(monkeypatch, out) == 0
+    said = capsys.readouterr().out
+    assert f"Earlier asks of rows that were asked again (in no sum): {earlier['requests']:.0f} requests, " in said

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import subprocess
 import sys
+import textwrap
+import weakref
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bulkllm import Cache, Client, Price, RetryPolicy
+from bulkllm import Cache, Client, Price, RetryPolicy, UsageRecord
 from bulkllm.calls.call import Call
 from bulkllm.testing import FakeProvider, Fault
 
@@ -64,6 +68,16 @@ class Told:
         (only,) = self.spans()
         return only
 
+    def asked(self) -> Any:
+        return json.loads(str((self.span().attributes or {})["gen_ai.input.messages"]))
+
+    def answers(self) -> Any:
+        return json.loads(str((self.span().attributes or {})["gen_ai.output.messages"]))
+
+    @staticmethod
+    def text(content: str) -> dict[str, str]:
+        return {"type": "text", "content": content}
+
     def metrics(self) -> dict[str, list[Any]]:
         self.observer.flush()
         data = self.reader.get_metrics_data()
@@ -78,6 +92,13 @@ class Told:
 @pytest.fixture
 def told() -> Iterator[Told]:
     made = Told()
+    yield made
+    made.observer.close()
+
+
+@pytest.fixture
+def told_with_content() -> Iterator[Told]:
+    made = Told(content=True)
     yield made
     made.observer.close()
 
@@ -141,6 +162,114 @@ def test_prompts_and_answers_are_told_when_asked_for(stream: bool) -> None:
     assert "very-secret" not in told.span().to_json()
     assert "bulkllm.tag.a" not in attributes
     told.observer.close()
+
+
+def test_what_was_sent_is_told_whatever_becomes_of_the_list(told_with_content: Told) -> None:
+    told, result = told_with_content, [{"type": "text", "text": "rainy"}]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": [{"type": "text", "text": "first"}]},
+        {"role": "tool", "tool_call_id": "t", "content": result},
+    ]
+    with FakeProvider() as server:
+        stream = told.client.completion(MODEL, messages, api_base=server.openai_base, api_key="sk", stream=True)
+        messages[0]["content"].append({"type": "text", "text": "second"})
+        messages.append({"role": "user", "content": "third"})
+        result.clear()
+        list(stream)
+    assert told.asked() == [
+        {"role": "user", "parts": [{"type": "text", "content": "first"}]},
+        {
+            "role": "tool",
+            "parts": [{"type": "tool_call_response", "id": "t", "result": [{"type": "text", "text": "rainy"}]}],
+        },
+    ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_was_cut_says_so(told_with_content: Told, stream: bool) -> None:
+    told = told_with_content
+    with FakeProvider(reply="the answer is forty-two") as server:
+        answer = told.ask(server, stream=stream, max_tokens=3)
+        if stream:
+            list(answer)
+    assert (told.span().attributes or {})["gen_ai.response.finish_reasons"] == ("length",)
+    assert told.answers() == [{"role": "assistant", "parts": [told.text("the answer i")], "finish_reason": "length"}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_response_that_was_cut_says_so(told_with_content: Told, stream: bool) -> None:
+    told = told_with_content
+    with FakeProvider(reply="the answer is " + "forty-two " * 20) as server:
+        answer = told.client.responses(
+            MODEL, "x", stream=stream, max_output_tokens=16, api_base=server.openai_base, api_key="sk"
+        )
+        if stream:
+            list(answer)
+    assert (told.span().attributes or {})["gen_ai.response.finish_reasons"] == ("length",)
+    (said,) = told.answers()
+    assert said["finish_reason"] == "length"
+    assert said["parts"][0]["content"].startswith("the answer is forty-two")
+
+
+def test_a_stream_that_is_left_early_broke_off(told_with_content: Told) -> None:
+    told = told_with_content
+    with FakeProvider(reply="the answer is forty-two") as server:
+        stream = told.ask(server, stream=True)
+        said = next(chunk for chunk in stream if chunk.choices[0].delta.content).choices[0].delta.content
+        stream.close()
+    assert (told.span().attributes or {})["gen_ai.response.finish_reasons"] == ("error",)
+    assert told.answers() == [{"role": "assistant", "parts": [told.text(said)], "finish_reason": "error"}]
+
+
+def test_a_response_that_is_left_early_broke_off(told_with_content: Told) -> None:
+    told = told_with_content
+    with FakeProvider(reply="the answer is forty-two") as server:
+        stream = told.client.responses(MODEL, "x", stream=True, api_base=server.openai_base, api_key="sk")
+        said = next(event for event in stream if event.type == "response.output_text.delta").delta
+        stream.close()
+    assert told.answers() == [{"role": "assistant", "parts": [told.text(said)], "finish_reason": "error"}]
+
+
+def test_each_choice_of_a_stream_is_an_answer_of_its_own(told_with_content: Told) -> None:
+    told, texts = told_with_content, ["", ""]
+    with FakeProvider() as server:
+        for chunk in told.ask(server, stream=True, n=2):
+            for choice in chunk.choices:
+                texts[choice.index] += choice.delta.content or ""
+    assert all(texts)
+    assert [answer["parts"] for answer in told.answers()] == [[told.text(text)] for text in texts]
+
+
+def chunk_of(*choices: tuple[int, str | None, str | None]) -> Any:
+    delta = [
+        SimpleNamespace(index=index, delta=SimpleNamespace(content=text), finish_reason=reason)
+        for index, text, reason in choices
+    ]
+    return SimpleNamespace(choices=delta)
+
+
+@pytest.mark.parametrize(
+    ("second", "outcome", "reasons", "of_messages"),
+    [
+        ("length", "ok", ("stop", "length"), ["stop", "length"]),
+        ("length", "cancelled", ("stop", "length"), ["stop", "length"]),
+        (None, "cancelled", ("stop", "error"), ["stop", "error"]),
+        (None, "ok", None, ["stop", None]),  # LiteLLM keeps it to itself
+    ],
+)
+def test_each_choice_of_a_stream_has_an_end_of_its_own(
+    told_with_content: Told, second: str | None, outcome: str, reasons: Any, of_messages: list[str | None]
+) -> None:
+    told = told_with_content
+    watch = told.observer.began(
+        Call(operation="completion", model=MODEL, requested_model=MODEL, provider="", options={})
+    )
+    for chunk in (chunk_of((1, "b", None), (0, "a", None)), chunk_of((1, None, second)), chunk_of((0, None, "stop"))):
+        watch.chunk(chunk)
+    watch.ended(UsageRecord(model=MODEL, outcome=outcome), None)
+    assert (told.span().attributes or {}).get("gen_ai.response.finish_reasons") == reasons
+    assert [answer["parts"] for answer in told.answers()] == [[told.text("a")], [told.text("b")]]
+    assert [answer.get("finish_reason") for answer in told.answers()] == of_messages
 
 
 def test_a_stream_tells_its_first_chunk(told: Told) -> None:
@@ -240,6 +369,109 @@ def test_an_observer_that_breaks_is_logged_and_the_call_goes_on(caplog: pytest.L
     assert all(
         word in caplog.text for word in ("did not begin", "could not take a chunk", "could not take a call's end")
     )
+
+
+def test_what_ends_after_the_close_is_not_kept(told: Told) -> None:
+    call = Call(operation="completion", model=MODEL, requested_model=MODEL, provider="openai", options={})
+    began = told.observer.began(call)
+    told.observer.close()
+    for watch in (began, told.observer.began(call)):
+        watch.ended(UsageRecord(model=MODEL), None)
+    kept = [weakref.ref(watch), weakref.ref(began)]
+    del watch, began
+    assert [one() for one in kept] == [None, None]
+    assert told.spans() == []
+    told.observer.close()
+
+
+# A provider that is told of a call only when somebody waits for that: nothing, where it is shut down before.
+HELD = """
+    import atexit, os, sys, threading
+    import bulkllm
+    from bulkllm.integrations.opentelemetry import OpenTelemetry
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+    waited_for = threading.Event()
+
+    class Held(SpanProcessor):
+        told = 0
+
+        def on_start(self, span, parent_context=None):
+            waited_for.wait(60)
+
+        def on_end(self, span):
+            self.told += 1
+
+        def shutdown(self):
+            print(f"told of {self.told} calls", flush=True)
+
+    class Observer(OpenTelemetry):
+        def flush(self):
+            waited_for.set()
+            super().flush()
+
+    def ask():
+        client.completion(
+            "openai/gpt-4.1-mini", [{"role": "user", "content": "x"}], api_base=sys.argv[1], api_key="k"
+        )
+
+    provider, held = TracerProvider(), Held()
+    provider.add_span_processor(held)
+"""
+
+
+def run_held(program: str) -> str:
+    with FakeProvider() as server:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(HELD) + textwrap.dedent(program), server.openai_base],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_script_that_ends_after_a_call_has_told_of_it() -> None:
+    program = """
+        trace.set_tracer_provider(provider)
+        client = bulkllm.Client(observers=[Observer()])
+        ask()
+    """
+    assert run_held(program) == "told of 1 calls\n"
+
+
+def test_a_provider_may_be_set_until_the_first_call() -> None:
+    program = """
+        client = bulkllm.Client(observers=[Observer()])
+        provider = TracerProvider()
+        provider.add_span_processor(held)
+        trace.set_tracer_provider(provider)
+        ask()
+        ask()
+    """
+    assert run_held(program).startswith("told of 2 calls\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_tells_of_its_own_calls() -> None:
+    program = """
+        observer = Observer(tracer_provider=provider)
+        client = bulkllm.Client(observers=[observer])
+        ask()
+        child = os.fork()
+        if child == 0:
+            ask()
+            ask()
+            observer.flush()
+            os._exit(10 + held.told)
+        _, status = os.waitpid(child, 0)
+        observer.flush()
+        print(os.waitstatus_to_exitcode(status) - 10, held.told)
+    """
+    assert run_held(program).startswith("2 1\n")
 
 
 def test_without_the_package_the_error_names_it() -> None:

@@ -36,6 +36,19 @@ def test_one_goes_and_then_twice_as_many_in_each_span_in_which_a_refusal_comes_b
     assert [sum(100.0 + 0.5 * lap <= at < 100.5 + 0.5 * lap for at in gone) for lap in range(5)] == [1, 2, 4, 8, 16]
 
 
+def test_it_is_told_apart_whether_it_only_starts_or_opens_after_a_refusal() -> None:
+    opening = Opening()
+    assert not opening.is_starting(0)
+    for _ in range(60):
+        opening.took(0.0)
+    assert not opening.is_starting(7), "so few may go at once"
+    assert opening.is_starting(60)
+    opening.close(0.01)
+    assert opening.is_starting(60), "the start holds it up for longer"
+    opening.close(5.0)
+    assert not opening.is_starting(60)
+
+
 def test_it_begins_with_one_whenever_that_one_comes() -> None:
     opening = Opening()
     opening.close(100.0)

@@ -108,6 +108,54 @@ def test_a_pool_that_the_provider_closed_says_until_when() -> None:
     assert [pool.closed_until for pool in limiter.status().limits] in ([], [None])
 
 
+OPENAI = origins.of("openai", {"api_key": "sk-secret"})
+
+
+async def started(limiter: RateLimiter, word: Word, clock: FakeClock | None = None, count: int = 40) -> LimitStatus:
+    """How it stands when so many began at once, and the first three have their answers, with a clock a moment later."""
+
+    async def call() -> None:
+        async with limiter.reserve("openai/m", origin=OPENAI) as reservation:
+            reservation.mark_sent()
+            await answers.acquire()
+            reservation.release(word=word)
+
+    answers = asyncio.Semaphore(0)
+    calls = [asyncio.ensure_future(call()) for _ in range(count)]
+    while limiter.status().in_flight + limiter.status().waiting < count:
+        await asyncio.sleep(0)
+    if clock is not None:
+        clock.advance(0.25)
+    for _ in range(3):
+        answers.release()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    status = limiter.status()
+    await give_up(calls)  # type: ignore[arg-type]  # their results are of no interest
+    return status
+
+
+@pytest.mark.parametrize("limits", [[RateLimit("*", rpm=1200, window="bucket")], []])
+async def test_the_start_is_no_closing_and_no_lack_of_capacity(limits: list[RateLimit]) -> None:
+    clock = FakeClock(10.0)
+    limiter = RateLimiter(limits, clock=clock, memory=None)
+    status = await started(limiter, Word("let in"), clock)
+    assert {*status.waiting_for, *status.waits} == {"start of openai/m"}
+    (told,) = status.advice
+    assert "waiting for the start, when few go at once until answers tell the limits of openai/m: " in told
+    assert "429" not in told
+
+
+async def test_what_the_provider_closed_at_the_start_is_told_as_closed() -> None:
+    limiter = RateLimiter(RateLimit("*", rpm=1200, window="bucket"), clock=FakeClock(10.0), memory=None)
+    assert set((await started(limiter, Word("refused", (), 30.0))).waiting_for) == {"closed of openai/m"}
+
+
+async def test_a_provider_without_capacity_is_told_as_requests_in_flight() -> None:
+    limiter = RateLimiter(clock=FakeClock(10.0), memory=None)
+    assert set((await started(limiter, Word("overloaded"))).waiting_for) == {"in flight of openai/m"}
+
+
 def test_who_gives_up_waiting_says_for_how_long_and_what_for() -> None:
     limiter = RateLimiter([FIVES])
     with limiter.reserve("openai/gpt-5"):

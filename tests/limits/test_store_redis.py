@@ -492,3 +492,9 @@ def test_without_the_package_the_error_names_the_cure() -> None:
 def test_the_package_is_not_imported_before_it_is_needed() -> None:
     program = "import sys, bulkllm.limits.stores as s; s.open_store('memory://'); assert 'redis' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env={**os.environ})
+
+
+def test_an_address_that_is_no_url_is_told_without_what_may_be_its_password() -> None:
+    with pytest.raises(ConfigError, match="is no URL of a server") as caught:
+        RedisStore("redis://:sesame@[bad")
+    assert "sesame" not in str(caught.value)

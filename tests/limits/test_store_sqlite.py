@@ -21,7 +21,7 @@ from bulkllm.errors import ConfigError, StoreUnavailable
 from bulkllm.limits.clock import monotonic
 from bulkllm.limits.stores import Claim, Lease, Meter, Report, Spending, open_store
 from bulkllm.limits.stores.memory import MemoryStore
-from bulkllm.limits.stores.sqlite import FILE_NAME, SQLiteStore
+from bulkllm.limits.stores.sqlite import FILE_NAME, SQLiteStore, look_at
 
 RPM = Meter("rpm", "bucket", 60, whole=True)
 
@@ -31,6 +31,11 @@ MakeCrew = Callable[[str, Literal["bucket", "sliding"], int], Any]  # conftest's
 def claim(owner: str, want: float = 0, *, keep: float = 0, ttl: float = 60.0, spent: float = 0) -> Claim:
     reports = (Report(1, (Spending("rpm", spent, 0.0),)),) if spent else ()
     return Claim(owner, (RPM,), ttl, want={"rpm": want}, keep={"rpm": keep}, reports=reports)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """All files of a directory."""
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
 @pytest.fixture
@@ -127,7 +132,7 @@ def test_a_damaged_file_is_set_aside_and_what_is_remembered_stays(
     with pytest.raises(StoreUnavailable, match="lost its state"):
         store.lease("g", claim("b", 20))
     assert 10 <= store.look("g").left["rpm"] <= 20, "it is not as though nothing had happened"
-    assert path.with_name(path.name + ".damaged").exists()
+    assert path.with_name(path.name + ".damaged-1").exists()
     assert "damaged" in caplog.text
     assert SQLiteStore(path).look("g").left["rpm"] <= 20
 
@@ -198,6 +203,96 @@ def test_another_program_s_database_is_left_alone(path: Path) -> None:
     with pytest.raises(ConfigError, match="no store of limits"):
         SQLiteStore(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "content", [b"x", b'{"id": "1", "answer": "paid"}\n' * 200, b"SQLite format 2\0" + bytes(9000)]
+)
+def test_a_file_that_is_something_else_is_left_alone(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="is no store of limits; give another path"):
+            SQLiteStore(path)
+    with pytest.raises(ConfigError, match="is no store of limits; give another path"):
+        look_at(path, "g")
+    assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_that_takes_the_place_of_a_store_in_use_is_left_alone(path: Path) -> None:
+    store = SQLiteStore(path)
+    store.lease("g", claim("a", 10))
+    results = path.with_name("results.jsonl")
+    results.write_bytes(b"{}\n" * 2000)
+    results.replace(path)
+    with pytest.raises(ConfigError, match="is no store of limits"):
+        store.look("g")
+    assert path.read_bytes() == b"{}\n" * 2000
+    assert not list(path.parent.glob("*.damaged*"))
+
+
+def test_nothing_that_was_set_aside_is_overwritten(path: Path) -> None:
+    path.parent.mkdir()
+    path.with_name(path.name + ".damaged-2").write_text("somebody's", encoding="utf-8")
+    for number in range(3):
+        path.write_bytes(b"SQLite format 3\0" + bytes([number]) * 5000)
+        SQLiteStore(path).lease("g", claim("a", 1))
+    aside = {name.name.rpartition("-")[2]: name.read_bytes()[16:] for name in path.parent.glob("*.damaged-?")}
+    assert aside == {"1": bytes(5000), "2": b"", "3": b"\1" * 5000, "4": b"\2" * 5000}
+
+
+def test_an_empty_file_becomes_a_store(path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()
+    assert look_at(path, "g").left == {}
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert SQLiteStore(path).lease("g", claim("a", 10)).granted == {"rpm": 10}
+
+
+def test_who_only_looks_sees_the_same_and_makes_and_changes_nothing(path: Path) -> None:
+    store = SQLiteStore(path)
+    store.lease("g", claim("a", 10))
+    store.close("g", "openai/*", 3600.0)
+    store.disconnect()
+    path.with_name(path.name + ".lock").unlink()
+    before = contents(path.parent)
+    path.chmod(0o400)
+    path.parent.chmod(0o500)
+    seen = look_at(path, "g")
+    path.parent.chmod(0o700)
+    assert (seen.left, seen.held) == ({"rpm": 50}, {"a": {"rpm": 10}})
+    assert seen.closed["openai/*"] == pytest.approx(3600, abs=60)
+    assert look_at(path, "elsewhere").left == {}
+    assert contents(path.parent) == before
+
+
+def test_looking_waits_its_turn_and_mends_nothing(path: Path) -> None:
+    store = SQLiteStore(path)
+    store.lease("g", claim("a", 10))
+    with store._alone(), pytest.raises(StoreUnavailable, match="in use by other processes"):
+        look_at(path, "g", patience=0.0)
+    store.disconnect()
+    path.write_bytes(path.read_bytes()[:100] + b"\1" * 9000)
+    before = contents(path.parent)
+    with pytest.raises(StoreUnavailable, match="cannot be read"):
+        look_at(path, "g")
+    with pytest.raises(StoreUnavailable, match="cannot be read"):
+        look_at(path.with_name("nowhere"), "g")
+    assert contents(path.parent) == before
+
+
+def test_looking_at_another_program_s_database_makes_no_file_beside_it(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("CREATE TABLE precious (thing)")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="is a database, but no store of limits"):
+        look_at(path, "g")
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
@@ -276,7 +371,7 @@ def test_a_fork_hurts_neither_side(path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "damaged" not in done.stderr
-    assert not list(path.parent.glob("*.damaged"))
+    assert not list(path.parent.glob("*.damaged*"))
 
 
 # -- finding the store -------------------------------------------------------------------------------------------------

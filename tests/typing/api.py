@@ -103,6 +103,7 @@ def usage(response: object) -> None:
     assert_type(UsageTracker("kept", sink="records.jsonl").snapshot(), UsageTracker)
     assert_type(list(bulkllm.read_records("records.jsonl")), list[UsageRecord])
     assert_type(record.uncertain_cost, float | None)
+    assert_type(record.uncertain_tokens, int)
     with bulkllm.Budget(5.00, max_tokens=10_000) as budget:
         assert_type(budget.remaining.cost, float)
     assert_type(Client(budget=budget, prices={"openai/*": Price(input_per_token=1e-6)}), Client)

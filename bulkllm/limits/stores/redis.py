@@ -288,7 +288,10 @@ def _connection(url: str, timeout: float) -> Callable[[], Any]:
 
 
 def _without_secrets(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # then nobody knows where in it a password stands
+        return f"{url.partition('://')[0]}://..."
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

@@ -10,13 +10,15 @@ a time, that it is free. The lock dies with its owner.
 The journal is a rollback journal (TRUNCATE), never a write-ahead log: SQLite before 3.51.3 can corrupt a WAL file which
 several connections write to, the mode is written into the file, and the file is shared by whatever Pythons a machine
 has. Nothing waits for the disk (synchronous=OFF): what is in here is worthless after a power cut, and the journal
-alone keeps the file whole if a process is killed. If it breaks all the same it is set aside and a new one is made.
+alone keeps the file whole if a process is killed. If it breaks all the same it is set aside and a new one is made. A
+file that is something else, such as a run's results, is left as it is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import logging
 import os
@@ -32,6 +34,7 @@ from typing import Final, NamedTuple, TypeVar
 from ... import config
 from ...errors import ConfigError, StoreUnavailable
 from ..clock import monotonic
+from .base import View
 from .kept import LedgerStore
 from .ledger import Ledger
 from .revival import lacks, take_up
@@ -40,6 +43,7 @@ _log = logging.getLogger(__name__)
 
 FILE_NAME: Final = "shared-limits-2.sqlite3"  # the number is that of the form
 
+_MAGIC: Final = b"SQLite format 3\0"  # each file of SQLite's begins so
 _APPLICATION: Final = 0x62756C6C  # "bull" in the file's header: it is one of ours
 _VERSION: Final = 2
 _STALE: Final = 3600.0  # a row is removed this long after it ceased to matter
@@ -80,8 +84,7 @@ class SQLiteStore(LedgerStore):
     def __init__(
         self, path: str | Path | None = None, *, patience: float = 5.0, clock: Callable[[], float] = time.time
     ) -> None:
-        # Absolute, so that it stays the same file wherever the process goes.
-        self.path = (Path(path).expanduser() if path is not None else config.state_dir() / FILE_NAME).absolute()
+        self.path = file_of(path)
         self._patience = patience
         self._clock = clock
         self._mutex = threading.Lock()
@@ -121,7 +124,7 @@ class SQLiteStore(LedgerStore):
         db.execute("BEGIN IMMEDIATE")
         clock = self._clock()  # after the lock was had, so that the clock is read in the order of the steps
         row = db.execute("SELECT state FROM groups WHERE name = ?", (group,)).fetchone()
-        ledger = self._read(row, group)
+        ledger = _read(row, self.path, group)
         memory = self._memories.get(group)
         if memory is not None and lacks(ledger, memory.epoch, memory.written):
             elapsed = monotonic() - memory.at
@@ -143,15 +146,6 @@ class SQLiteStore(LedgerStore):
         if written is not None:
             self._memories[group] = written
         return result
-
-    def _read(self, row: tuple[str] | None, group: str) -> Ledger:
-        if row is None:
-            return Ledger()
-        try:
-            return Ledger.load(json.loads(row[0]))
-        except (ValueError, KeyError, TypeError):
-            _log.warning("what %s says about the limits of %s is damaged: it starts anew", self.path, group)
-            return Ledger()
 
     # -- the file --------------------------------------------------------------------------------------------
 
@@ -211,7 +205,7 @@ class SQLiteStore(LedgerStore):
             return
         (objects,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if application or version or objects:
-            raise ConfigError(f"{self.path} is a database, but no store of limits of this version; give another path")
+            raise _another_database(self.path)
         db.execute(f"PRAGMA application_id={_APPLICATION}")
         db.execute(f"PRAGMA user_version={_VERSION}")
 
@@ -221,28 +215,32 @@ class SQLiteStore(LedgerStore):
             self._db = None
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> None:
-        aside = self.path.with_name(self.path.name + ".damaged")
+        """Move a store that is damaged out of the way, under a name that is free.
+
+        Raises:
+            ConfigError: it is no file of SQLite's, nor one that was a store when this one opened it.
+        """
+        if _is_something_else(self.path) and _identity(self.path) != self._opened_on:
+            raise _something_else(self.path)
+        names = (self.path.with_name(f"{self.path.name}.damaged-{number}") for number in itertools.count(1))
+        aside = next(name for name in names if not os.path.lexists(name))
+        self.path.rename(aside)
         for suffix in ("-journal", "-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-        self.path.replace(aside)  # one is enough: nothing in it is of value
+            with contextlib.suppress(FileNotFoundError):
+                self.path.with_name(self.path.name + suffix).replace(aside.with_name(aside.name + suffix))
         _log.warning("the store %s was damaged (%s): set aside as %s, a new one started", self.path, error, aside.name)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the lock file. Whoever waits for it looks again every half a millisecond."""
+        """Hold the lock file, which is not made beside a file that is something else."""
         if self._lock < 0:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock_path = self.path.with_name(self.path.name + ".lock")
+            lock_path = _lock_of(self.path)
+            if not lock_path.exists() and _is_something_else(self.path):
+                raise _something_else(self.path)
             self._lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-        end = time.monotonic() + self._patience
-        while not _lock(self._lock):
-            if time.monotonic() > end:
-                raise OSError(errno.EBUSY, f"in use by other processes for {self._patience:g} s")
-            time.sleep(_NAP)
-        try:
+        with _holding(self._lock, self._patience):
             yield
-        finally:
-            _unlock(self._lock)
 
     def _renew_in_child(self) -> None:
         """In a forked child: what the parent opened is the parent's. SQLite forbids even to close it here."""
@@ -252,6 +250,104 @@ class SQLiteStore(LedgerStore):
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+def file_of(path: str | Path | None) -> Path:
+    """The file that is meant: absolute, so that it stays the same one wherever the process goes."""
+    return (Path(path).expanduser() if path is not None else config.state_dir() / FILE_NAME).absolute()
+
+
+def look_at(
+    path: str | Path | None, group: str, *, patience: float = 5.0, clock: Callable[[], float] = time.time
+) -> View:
+    """How a group stands in a store's file, for whoever only looks: no file is made, renamed or written.
+
+    Args:
+        path: the file; by default it is in the user's state directory.
+        group: whose limits. One that nobody has used is empty, and so is an empty file.
+        patience: seconds to wait for processes that use the store.
+        clock: as :class:`SQLiteStore` has it.
+
+    Raises:
+        ConfigError: the file is something else.
+        StoreUnavailable: the file is not there, is damaged, or cannot be read.
+    """
+    path = file_of(path)
+    try:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                lock = os.open(_lock_of(path), os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+                stack.callback(os.close, lock)
+                stack.enter_context(_holding(lock, patience))
+            if not path.stat().st_size:
+                return Ledger().look(clock())
+            if _is_something_else(path):
+                raise _something_else(path)
+            if not _has_our_header(path):  # SQLite is not asked: it would make files beside another's database
+                raise _another_database(path)
+            db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=patience)
+            stack.callback(db.close)
+            row = db.execute("SELECT state FROM groups WHERE name = ?", (group,)).fetchone()
+            return _read(row, path, group).look(clock())
+    except (sqlite3.Error, OSError) as error:
+        raise StoreUnavailable(
+            f"the store {path} cannot be read ({error}); if it is damaged, the next program that uses it mends it"
+        ) from error
+
+
+def _read(row: tuple[str] | None, path: Path, group: str) -> Ledger:
+    if row is None:
+        return Ledger()
+    try:
+        return Ledger.load(json.loads(row[0]))
+    except (ValueError, KeyError, TypeError):
+        _log.warning("what %s says about the limits of %s is damaged: it starts anew", path, group)
+        return Ledger()
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+@contextlib.contextmanager
+def _holding(lock: int, patience: float) -> Iterator[None]:
+    """Hold an open lock file. Whoever waits for it looks again every half a millisecond."""
+    end = time.monotonic() + patience
+    while not _lock(lock):
+        if time.monotonic() > end:
+            raise OSError(errno.EBUSY, f"in use by other processes for {patience:g} s")
+        time.sleep(_NAP)
+    try:
+        yield
+    finally:
+        _unlock(lock)
+
+
+def _is_something_else(path: Path) -> bool:
+    """Whether there is a file, with something in it that SQLite has not written.
+
+    To be asked by whoever holds the lock, or where there is none: a process that closes the file loses SQLite's locks.
+    """
+    return path.is_file() and _header(path, len(_MAGIC)) not in (b"", _MAGIC)
+
+
+def _has_our_header(path: Path) -> bool:
+    header = _header(path, 72)
+    found = int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big")  # as SQLite documents them
+    return found == (_APPLICATION, _VERSION)
+
+
+def _header(path: Path, length: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(length)
+
+
+def _something_else(path: Path) -> ConfigError:
+    return ConfigError(f"{path} is no store of limits; give another path")
+
+
+def _another_database(path: Path) -> ConfigError:
+    return ConfigError(f"{path} is a database, but no store of limits of this version; give another path")
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
