@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -203,3 +205,13 @@ async def test_an_unfamiliar_litellm_is_left_alone_with_one_warning(
     support = bulkllm.litellm_support()
     assert (support.mended, len(support.stood_aside)) == ((mended,), 1)
     assert client.usage.total.failed == 0
+
+
+def test_looking_at_it_without_an_event_loop_leaves_nothing_behind() -> None:
+    """The first synchronous call does it: LiteLLM's own stopwatch would leave a coroutine that nobody awaits."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        litellm_patch.stop_resending()
+        gc.collect()
+    assert not [warning for warning in warned if issubclass(warning.category, RuntimeWarning)]
+    assert not litellm_patch.litellm_support().stood_aside
