@@ -7,22 +7,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 from ..errors import ConfigError
 
-_in_run: ContextVar[bool] = ContextVar("bulkllm_in_run", default=False)
+
+class _Run:
+    """A run. What it has started, a task of the user's for instance, may outlive it."""
+
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over = False
+
+
+_in_run: ContextVar[_Run | None] = ContextVar("bulkllm_in_run", default=None)
 
 
 @contextmanager
 def run_under_way() -> Iterator[None]:
     """What is called in here, in this event loop, is called by a bulk run."""
-    token = _in_run.set(True)
+    run = _Run()
+    token = _in_run.set(run)
     try:
         yield
     finally:
-        _in_run.reset(token)
+        run.over = True
+        with suppress(ValueError):  # a task that was dropped with its loop is closed elsewhere, where nothing was set
+            _in_run.reset(token)
 
 
 def refuse_to_block() -> None:
@@ -31,7 +44,8 @@ def refuse_to_block() -> None:
     Raises:
         ConfigError: it is one: the run would stand still, and for ever if the call has to wait for one of its rows.
     """
-    if not _in_run.get():
+    run = _in_run.get()
+    if run is None or run.over:
         return
     try:
         asyncio.get_running_loop()

@@ -79,3 +79,19 @@ async def test_beside_a_run_and_after_it_all_is_as_ever(asked: Any) -> None:
     async for row in bulkllm.stream(rows(), **options):
         assert call(row.text)
     assert bulkllm.run(["x"], progress=False, **options).ok == 1
+
+
+async def test_what_a_run_has_started_may_block_when_the_run_is_over(asked: Any) -> None:
+    _, options = asked
+    call, over, tasks = judges(options)["call"], asyncio.Event(), []
+
+    async def later(text: str | None) -> bool:
+        await over.wait()
+        return bool(call(text))
+
+    def told(row: Any) -> None:
+        tasks.append(asyncio.create_task(later(row.text)))
+
+    await bulkllm.arun(PROMPTS[:2], on_result=told, progress=False, **options)
+    over.set()
+    assert await asyncio.gather(*tasks) == [True, True]

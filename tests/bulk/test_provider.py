@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bulkllm.bulk import ResultRow, RunResult, read_results, run
+from bulkllm.bulk import Progress, ResultRow, RunResult, read_results, run
 from bulkllm.calls import RetryPolicy
 from bulkllm.client import Client
 from bulkllm.limits import RateLimit
@@ -189,7 +189,8 @@ def test_what_was_paid_for_a_row_that_is_given_up_between_two_asks_is_not_forgot
         return False
 
     client = Client(RateLimit(["*"], rpm=1))
-    result = bulk(rows(3), provider, out, client=client, validate=never_right)
+    told: list[Progress] = []
+    result = bulk(rows(3), provider, out, client=client, validate=never_right, progress=told.append)
     (line,) = read_results(out)
     assert (result.interrupted, result.ok, result.failed, result.undone) == (True, 0, 0, 3)
     assert provider.report().requests == 1
@@ -197,7 +198,7 @@ def test_what_was_paid_for_a_row_that_is_given_up_between_two_asks_is_not_forgot
     assert line.error.code == "RunStopped"
     assert line.record is not None
     assert line.record.total_tokens == client.usage.total.total_tokens > 0
-    assert result.usage.total.total_tokens == line.record.total_tokens
+    assert result.usage.total.total_tokens == told[-1].tokens == line.record.total_tokens
     result = bulk(rows(3), provider, out)
     assert (result.ok, result.failed, provider.report().requests) == (3, 0, 4), "it is done again by itself"
 

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import logging
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -296,3 +297,27 @@ async def test_the_switch_is_off_again_after_each_call(server: FakeProvider, lit
     await litellm.acompletion(MODEL, say("the program's own"), **to(server))
     await until(entries, "the program's own")
     assert entries == ["the program's own"]
+
+
+SETTINGS = [
+    "callbacks", "input_callback", "success_callback", "failure_callback", "_async_input_callback",
+    "_async_success_callback", "_async_failure_callback", "cache", "max_budget", "set_verbose",
+    "log_raw_request_response", "custom_provider_map",
+]  # fmt: skip
+OPTIONS = [
+    "callbacks", "input_callback", "success_callback", "failure_callback", "logger_fn", "litellm_logging_obj",
+    "log_raw_request_response",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_each_setting_by_which_somebody_reads_entries_is_known(litellm: Any, name: str) -> None:
+    assert hasattr(litellm, name)
+    assert unlogged._is_read(SimpleNamespace(**{name: [object()]}), {})
+    assert not unlogged._is_read(SimpleNamespace(**{name: []}), {})
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_and_each_option_of_a_call(name: str) -> None:
+    assert unlogged._is_read(SimpleNamespace(), {"model": "m", name: [object()]})
+    assert not unlogged._is_read(SimpleNamespace(), {"model": "m", name: None})
