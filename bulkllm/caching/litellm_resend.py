@@ -18,47 +18,24 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
+from .._scope import Scope
 from .litellm_mend import Function, Mend
 
 HANDLER = "litellm.llms.custom_httpx.http_handler"
 SDK = "openai._models"
 
 
-class _Attempt:
-    """One attempt of ours. What it has started, a callback for instance, may outlive it and still see it."""
-
-    __slots__ = ("over",)
-
-    def __init__(self) -> None:
-        self.over = False
+_ours: Final = Scope("bulkllm_own_call")
 
 
-_ours: ContextVar[_Attempt | None] = ContextVar("bulkllm_own_call", default=None)
-
-
-@contextmanager
-def own_call() -> Iterator[None]:
+def own_call() -> AbstractContextManager[None]:
     """What is called or awaited in here is a call of bulkllm's, which has a retry layer of its own."""
-    attempt = _Attempt()
-    token = _ours.set(attempt)
-    try:
-        yield
-    finally:
-        attempt.over = True
-        with suppress(ValueError):  # a task that was dropped with its loop is closed elsewhere, where nothing was set
-            _ours.reset(token)
-
-
-def _is_ours() -> bool:
-    attempt = _ours.get()
-    return attempt is not None and not attempt.over
+    return _ours.entered()
 
 
 # LiteLLM's handler.
@@ -69,7 +46,7 @@ def _made(handler: Any, original: Function) -> Function:
 
     async def send_again(self: Any, *args: Any, **kwargs: Any) -> Any:
         error = sys.exception()  # it is called where that is handled, and for nothing else
-        if _is_ours() and isinstance(error, broken):
+        if _ours and isinstance(error, broken):
             raise error
         return await original(self, *args, **kwargs)
 
@@ -144,7 +121,7 @@ def _obeys_a_client(handler: Any, function: Function) -> bool:
 
 def _made_for_the_sdk(_: Any, original: Function) -> Function:
     def get_max_retries(self: Any, max_retries: int) -> int:
-        if _is_ours():
+        if _ours:
             return 0
         number: int = original(self, max_retries)
         return number

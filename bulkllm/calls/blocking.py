@@ -6,36 +6,18 @@ What may live here: knowing that, and saying what to do instead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
+from typing import Final
 
+from .._scope import Scope
 from ..errors import ConfigError
 
-
-class _Run:
-    """A run. What it has started, a task of the user's for instance, may outlive it."""
-
-    __slots__ = ("over",)
-
-    def __init__(self) -> None:
-        self.over = False
+_run: Final = Scope("bulkllm_in_run")
 
 
-_in_run: ContextVar[_Run | None] = ContextVar("bulkllm_in_run", default=None)
-
-
-@contextmanager
-def run_under_way() -> Iterator[None]:
+def run_under_way() -> AbstractContextManager[None]:
     """What is called in here, in this event loop, is called by a bulk run."""
-    run = _Run()
-    token = _in_run.set(run)
-    try:
-        yield
-    finally:
-        run.over = True
-        with suppress(ValueError):  # a task that was dropped with its loop is closed elsewhere, where nothing was set
-            _in_run.reset(token)
+    return _run.entered()
 
 
 def refuse_to_block() -> None:
@@ -44,8 +26,7 @@ def refuse_to_block() -> None:
     Raises:
         ConfigError: it is one: the run would stand still, and for ever if the call has to wait for one of its rows.
     """
-    run = _in_run.get()
-    if run is None or run.over:
+    if not _run:
         return
     try:
         asyncio.get_running_loop()

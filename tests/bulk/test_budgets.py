@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from bulkllm import Budget, Cache, Client, ConfigError, Price, RetryPolicy, arun, run, stream
+from bulkllm.accounting import Usage, UsageRecord
 from bulkllm.bulk import engine
+from bulkllm.bulk.asking import calls_of, together
 from bulkllm.bulk.journal import Journal
 from bulkllm.bulk.keytable import KeyTable
 from bulkllm.bulk.spent import spent_in
@@ -336,6 +338,17 @@ def test_so_does_what_a_row_asked_of_another_model_first(tmp_path: Path) -> None
     (row, _) = first
     assert row.record is not None
     assert row.record.attempts == 3
+
+
+def test_the_sum_of_a_rows_asks_leaves_out_none() -> None:
+    asks = [
+        UsageRecord(model="openai/a", attempts=3, refused=2, uncertain_tokens=5, uncertain_cost=0.5, outcome="Timeout"),
+        UsageRecord(model="openai/b", attempts=1, refused=1, usage=Usage(input_tokens=7, output_tokens=2), cost=0.25),
+    ]
+    known = together([None, *asks, UsageRecord(model="openai/b", attempts=0, cached=True, cost=0.0)])
+    assert known is not None
+    assert (known.attempts, known.refused, known.uncertain_tokens, known.uncertain_cost) == (4, 3, 5, 0.5)
+    assert (known.cost, known.total_tokens, calls_of(known), known.cached) == (0.25, 9, 2, False)
 
 
 def test_calls_of_ones_own_cannot_be_held_to_a_budget(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from bulkllm import Cache, Client, Price
 from bulkllm.bulk import plan, run
 from bulkllm.bulk.onlooker import Onlooker, usual_cache
-from bulkllm.errors import CacheError, ConfigError
+from bulkllm.errors import BulkLLMError, CacheError, ConfigError
 from bulkllm.testing import FakeProvider
 
 PRICE = Price(input_per_token=0.000_01, output_per_token=0.000_2)
@@ -178,3 +180,14 @@ def test_an_onlooker_tells_of_what_a_client_would_refuse(tmp_path: Path, monkeyp
     db.close()
     with pytest.raises(CacheError, match="database of something else"):
         Onlooker().costs(["a"])
+
+
+def test_a_plan_that_cannot_be_made_leaves_its_input_closed(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"prompt": "x"}\n')
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises((BulkLLMError, OSError)):
+            plan(path, model="openai/m", output=tmp_path)
+        gc.collect()
+    assert not [warning for warning in warned if issubclass(warning.category, ResourceWarning)]

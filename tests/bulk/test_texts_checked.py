@@ -16,6 +16,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*`ReadOnly` qualifier:UserWarni
 TOOL = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
+def to(server: FakeProvider) -> dict[str, Any]:
+    return {"model": "openai/m", "api_base": server.openai_base, "api_key": "k", "progress": False}
+
+
 def answering(message: dict[str, Any]) -> Any:
     async def ask(request: Any) -> Any:
         asked.append(request)
@@ -67,13 +71,7 @@ def test_answers_of_the_responses_api_are_checked_and_asked_for_again(data: Any)
         return text == "good"
 
     with FakeProvider(reply=reply) as server:
-        options: dict[str, Any] = {
-            "model": "openai/m",
-            "api_base": server.openai_base,
-            "api_key": "k",
-            "progress": False,
-        }
-        (row,) = run([{**ROW, "body": {"input": data}}], validate=good, **options)
+        (row,) = run([{**ROW, "body": {"input": data}}], validate=good, **to(server))
     assert row.text == "good"
     assert row.record is not None
     assert row.record.attempts == len(heard) == 2
@@ -83,13 +81,7 @@ def test_answers_of_the_responses_api_are_checked_and_asked_for_again(data: Any)
 
 def test_one_that_never_fits_fails() -> None:
     with FakeProvider() as server:
-        options: dict[str, Any] = {
-            "model": "openai/m",
-            "api_base": server.openai_base,
-            "api_key": "k",
-            "progress": False,
-        }
-        (row,) = run([{**ROW, "body": {"input": "hi"}}], validate=lambda _: False, **options)
+        (row,) = run([{**ROW, "body": {"input": "hi"}}], validate=lambda _: False, **to(server))
         assert server.report().requests == 3
     assert row.error is not None
     assert row.error.code == "InvalidAnswer"
@@ -97,13 +89,7 @@ def test_one_that_never_fits_fails() -> None:
 
 def test_an_embedding_has_no_text_to_check() -> None:
     with FakeProvider() as server:
-        options: dict[str, Any] = {
-            "model": "openai/m",
-            "api_base": server.openai_base,
-            "api_key": "k",
-            "progress": False,
-        }
-        (row,) = run([{"input": "hi"}], validate=len, **options)
+        (row,) = run([{"input": "hi"}], validate=len, **to(server))
         assert server.report().requests == 0
     assert row.error is not None
     assert (row.error.code, "an embedding has none" in row.error.message) == (ConfigError.__name__, True)

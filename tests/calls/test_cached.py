@@ -152,6 +152,19 @@ def test_so_is_one_that_the_surroundings_name(monkeypatch: pytest.MonkeyPatch, w
         assert (one.report().requests, other.report().requests) == (1, 1)
 
 
+def test_what_a_call_says_itself_goes_before_the_surroundings(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    client = bulkllm.Client(cache=bulkllm.Cache(memory=True))
+    monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:9/v1")
+    with FakeProvider(reply="I am A") as one, FakeProvider(reply="I am B") as other:
+        told = [
+            client.completion(MODEL, ask("who?"), **{**options, "api_base": server.openai_base})
+            for server in (one, other)
+        ]
+    assert [answer.choices[0].message.content for answer in told] == ["I am A", "I am B"]
+
+
 def test_what_litellms_aliases_mean_is_what_is_asked_counted_and_limited(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:

@@ -226,9 +226,24 @@ def test_a_key_that_is_missing_is_missed_at_once_and_costs_nothing(model: str, m
 
 def test_a_value_error_from_elsewhere_is_no_missing_key() -> None:
     """It may come from reading an answer, which was paid."""
-    lost = litellm_error("APIConnectionError", 500)
-    lost.__cause__ = raised(lambda: int("x"))
-    assert (failure_of(lost).kind, failure_of(lost).charge_unknown) == ("connection", True)
+
+    def validate_environment(*, asks: bool) -> None:
+        if not asks:
+            raise ValueError("no key")
+        fetch()
+
+    def fetch() -> None:
+        raise ValueError("this is no answer")
+
+    def told(make: Callable[[], object]) -> tuple[str, bool]:
+        lost = litellm_error("APIConnectionError", 500)
+        lost.__cause__ = raised(make)
+        failure = failure_of(lost)
+        return failure.kind, failure.charge_unknown
+
+    assert told(lambda: int("x")) == ("connection", True)
+    assert told(lambda: validate_environment(asks=True)) == ("connection", True)
+    assert told(lambda: validate_environment(asks=False)) == ("auth", False)
 
 
 def test_what_the_caller_was_handling_is_no_part_of_the_error() -> None:
